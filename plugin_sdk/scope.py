@@ -1,0 +1,59 @@
+"""For whom a call is made: a namespace, the caller's lease and its deadline, bound to an object and never ambient."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from plugin_sdk import errors
+
+
+class Scope:
+    """Immutable but for its cancellation.
+
+    ``deadline`` is in seconds of ``time.monotonic()``; None means none. ``check()`` is called between the steps of a
+    long read; a change that has begun is finished although nobody waits.
+    """
+
+    __slots__ = ("_canceled", "_lock", "_stops", "deadline", "lease", "namespace")
+
+    def __init__(self, namespace: str, lease: str | None = None, deadline: float | None = None) -> None:
+        self.namespace = namespace
+        self.lease = lease
+        self.deadline = deadline
+        self._canceled = False
+        self._lock = threading.Lock()
+        self._stops: list[Callable[[], None]] = []
+
+    def check(self) -> None:
+        """Raises Canceled when the caller has gone, DeadlineExceeded when its deadline has passed."""
+        if self._canceled:
+            raise errors.Canceled("the caller has gone away")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise errors.DeadlineExceeded("the caller's deadline has passed")
+
+    def remaining(self, limit: float | None = None) -> float | None:
+        """Seconds until the deadline, at most ``limit``; never negative, None when neither is set."""
+        if self.deadline is None:
+            return limit
+        left = max(0.0, self.deadline - time.monotonic())
+        return left if limit is None else min(left, limit)
+
+    def on_cancel(self, stop: Callable[[], None]) -> None:
+        """Calls ``stop`` once when the caller goes away; at once if it has already gone."""
+        with self._lock:
+            if not self._canceled:
+                self._stops.append(stop)
+                return
+        stop()
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._canceled = True
+            stops, self._stops = self._stops, []
+        for stop in stops:
+            stop()
+
+    def __repr__(self) -> str:
+        return f"Scope(namespace={self.namespace!r}, lease={self.lease!r}, deadline={self.deadline!r})"
