@@ -1,8 +1,8 @@
 """Containers: records of what to run; a task is the running instance.
 
-The id is an identifier (``plugin_sdk.identifiers``). ``spec``, ``runtime.options`` and the values of ``extensions`` are messages
-kept byte for byte. Field paths are ``labels``, ``labels.KEY``, ``spec``, ``image``, ``snapshotkey``, ``extensions`` and
-``extensions.KEY``. Filters know id, runtime.name, image and labels.
+The id is an identifier (``plugin_sdk.identifiers``). ``spec``, ``runtime.options`` and the values of ``extensions``
+are messages kept byte for byte. Field paths are ``labels``, ``labels.KEY``, ``spec``, ``image``, ``snapshotkey``,
+``extensions`` and ``extensions.KEY``. Filters know id, runtime.name, image and labels.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Store(Protocol):
     def list(self, filters: Sequence[str] = ()) -> Sequence[Container]: ...
 
     def create(self, container: Container) -> Container:
-        """Raises AlreadyExists; InvalidArgument for a malformed id, an empty runtime name, a missing spec, or a snapshot
-        key without snapshotter."""
+        """Raises AlreadyExists; InvalidArgument for a malformed id, an empty runtime name, a missing spec, or a
+        snapshot key without snapshotter."""
         ...
 
     def update(self, container: Container, fieldpaths: Sequence[str] = ()) -> Container:

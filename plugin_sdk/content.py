@@ -1,7 +1,7 @@
 """Content: immutable blobs by digest, and the ingests that become blobs.
 
-Words. A **blob** is bytes named by its **digest** (``sha256:`` and 64 hex digits; also sha384 and sha512). A **ref** names
-one **ingest**, a write in progress; it is any non-empty text and never an image's name. A **writer** is the open
+Words. A **blob** is bytes named by its **digest** (``sha256:`` and 64 hex digits; also sha384 and sha512). A **ref**
+names one **ingest**, a write in progress; it is any non-empty text and never an image's name. A **writer** is the open
 handle of an ingest; at most one is open for a ref at a time.
 
 One use from start to end::
@@ -123,8 +123,8 @@ class Store(Protocol):
     def writer(self, ref: str, total: int = 0, expected: str = "") -> Writer:
         """Opens or resumes the ingest ``ref``.
 
-        Raises InvalidArgument for an empty ref or a malformed digest; AlreadyExists when ``expected`` is a blob already;
-        Unavailable while another writer of this ref is open: repeat.
+        Raises InvalidArgument for an empty ref or a malformed digest; AlreadyExists when ``expected`` is a blob
+        already; Unavailable while another writer of this ref is open: repeat.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Diff: a layer becomes files, and the difference of two trees becomes a layer.
 
-Words. A **differ** is an **applier** and a **comparer**. It reads and writes blobs through the content store that each call
-names, and files through mounts. A **diff ID** is the digest of the uncompressed tar.
+Words. A **differ** is an **applier** and a **comparer**. It reads and writes blobs through the content store that
+each call names, and files through mounts. A **diff ID** is the digest of the uncompressed tar.
 
 One use from start to end::
 
@@ -11,8 +11,8 @@ One use from start to end::
 
 ``apply`` reads the blob to its very end, verifies it, and leaves files, or raises: then what it has written so far
 stays in the mount, and the caller throws that snapshot away. Nothing outside of the mount's root is touched, whatever
-the tar says. ``compare`` writes one blob with whiteouts for what only ``lower`` has; of identical trees it makes a valid
-tar without entries. When ``compare`` raises, its ingest stays and can be aborted.
+the tar says. ``compare`` writes one blob with whiteouts for what only ``lower`` has; of identical trees it makes a
+valid tar without entries. When ``compare`` raises, its ingest stays and can be aborted.
 
 All methods block and may be called from several threads.
 """
@@ -39,9 +39,9 @@ class Differ(Protocol):
     ) -> Descriptor:
         """Unpacks the layer and answers the descriptor of its uncompressed tar: media type, diff ID, size.
 
-        ``payloads`` (type URL and bytes by id) are for stream processors. ``sync`` asks for syncfs(2) before the answer.
-        Raises Unimplemented for a media type that it does not know, NotFound for a missing blob, InvalidArgument for a
-        malformed or hostile layer, DataLoss for a blob whose bytes are not those of its digest.
+        ``payloads`` (type URL and bytes by id) are for stream processors. ``sync`` asks for syncfs(2) before the
+        answer. Raises Unimplemented for a media type that it does not know, NotFound for a missing blob,
+        InvalidArgument for a malformed or hostile layer, DataLoss for a blob whose bytes are not those of its digest.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Events: what has happened, told to whoever listens.
 
-A **topic** is ``/a/b`` of identifiers. An event is published after its change can be read, in the order of the changes, once;
-nothing is replayed to later subscribers. Filters know namespace, topic and event.FIELD.
+A **topic** is ``/a/b`` of identifiers. An event is published after its change can be read, in the order of the
+changes, once; nothing is replayed to later subscribers. Filters know namespace, topic and event.FIELD.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Images: a name points to a descriptor.
 
-The **name** is any non-empty text, mostly a reference such as ``docker.io/library/busybox:latest``; the **target** is the
-descriptor of an index or a manifest. The store does not look into blobs.
+The **name** is any non-empty text, mostly a reference such as ``docker.io/library/busybox:latest``; the **target** is
+the descriptor of an index or a manifest. The store does not look into blobs.
 
-Field paths are ``target``, ``labels``, ``labels.KEY``, ``annotations`` and ``annotations.KEY`` (of the target); KEY is all
-that follows the first dot. Filters know name, target.digest, target.mediatype, labels and annotations.
+Field paths are ``target``, ``labels``, ``labels.KEY``, ``annotations`` and ``annotations.KEY`` (of the target); KEY
+is all that follows the first dot. Filters know name, target.digest, target.mediatype, labels and annotations.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Namespaces: partitions of everything that the daemon keeps; they have a name and labels.
 
-A namespace exists from its first write on. ``get`` of one that does not exist answers its name without labels, since clients
-read defaults there before anything is written.
+A namespace exists from its first write on. ``get`` of one that does not exist answers its name without labels, since
+clients read defaults there before anything is written.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How a plugin makes itself known.
 
-A complete plugin, in a package whose pyproject.toml says ``[project.entry-points."corten.plugins"] stars = "corten_stars"``::
+A complete plugin, in a package whose pyproject.toml says ``[project.entry-points."corten.plugins"] stars =
+"corten_stars"``::
 
     from plugin_sdk import plugin
 
@@ -51,8 +52,8 @@ class SkipPlugin(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PluginContext:
-    """What ``create`` is handed. ``root`` (kept) and ``state`` (until reboot) are directories of the plugin's own, made on
-    first use by the plugin; ``config`` is an instance of the registration's ``config`` class, or None."""
+    """What ``create`` is handed. ``root`` (kept) and ``state`` (until reboot) are directories of the plugin's own,
+    made on first use by the plugin; ``config`` is an instance of the registration's ``config`` class, or None."""
 
     config: object
     root: Path
@@ -66,8 +67,8 @@ class PluginContext:
 class Registration:
     """``kind`` and ``id`` name the plugin; ``create`` makes the object that does the work.
 
-    ``requires`` are kinds, or ``kind.id``, that must be created before. ``config`` is a dataclass whose fields are the keys
-    allowed in ``[plugins."kind.id"]``. Platforms are ``os/architecture`` texts; empty means the machine's own.
+    ``requires`` are kinds, or ``kind.id``, that must be created before. ``config`` is a dataclass whose fields are
+    the keys allowed in ``[plugins."kind.id"]``. Platforms are ``os/architecture`` texts; empty means the machine's own.
     """
 
     kind: str

@@ -1,8 +1,8 @@
 """Runtime: a bundle and mounts become a running task.
 
-Words. A **bundle** is a directory with ``config.json`` and ``rootfs/``. A **task** is the running instance of a container:
-its first process, **init**, and those added by **exec**. An **engine** is the OCI program that a runtime drives (runc,
-crun). A **shim** is the process that owns a task and outlives the daemon.
+Words. A **bundle** is a directory with ``config.json`` and ``rootfs/``. A **task** is the running instance of a
+container: its first process, **init**, and those added by **exec**. An **engine** is the OCI program that a runtime
+drives (runc, crun). A **shim** is the process that owns a task and outlives the daemon.
 
 One use from start to end::
 
@@ -14,9 +14,9 @@ One use from start to end::
     task.delete("exec-1")
     task.delete()                                                # bundle, mounts and shim are gone
 
-Promises. An exit is on disk before ``exits`` is called with it. After a restart of the daemon ``load(bundle)`` answers the
-same task, and every exit is reported that may not have been reported before; the callee recognises repetitions. What
-``create`` began and did not answer is undone by it or by the next ``load``.
+Promises. An exit is on disk before ``exits`` is called with it. After a restart of the daemon ``load(bundle)``
+answers the same task, and every exit is reported that may not have been reported before; the callee recognises
+repetitions. What ``create`` began and did not answer is undone by it or by the next ``load``.
 
 In every method the exec id "" means init. Times are nanoseconds since the epoch, specs are JSON as the client sent it.
 All methods block and may be called from several threads; ``exits`` is called from a thread of the runtime and must
@@ -166,8 +166,8 @@ class Task(Protocol):
         ...
 
     def delete(self, exec_id: str = "") -> Exit:
-        """Forgets an ended process; for init: engine delete, unmount, bundle gone, shim ended. One that was never started
-        is ended first. Raises FailedPrecondition while it runs; NotFound for an unknown id."""
+        """Forgets an ended process; for init: engine delete, unmount, bundle gone, shim ended. One that was never
+        started is ended first. Raises FailedPrecondition while it runs; NotFound for an unknown id."""
         ...
 
 

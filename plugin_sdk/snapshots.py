@@ -1,9 +1,9 @@
 """Snapshots: the file systems of containers, in layers.
 
 Words. A snapshot is **active** (writable, in work), a **view** (read-only, of a committed one) or **committed**
-(immutable; only such a one can be a **parent**). An active snapshot and a view have a **key**, a committed one a **name**;
-both live in one space of names, and are any non-empty text. A **mount** says how to see a snapshot as a directory; the
-caller mounts it (``plugin_sdk.mounts``), the snapshotter does not.
+(immutable; only such a one can be a **parent**). An active snapshot and a view have a **key**, a committed one a
+**name**; both live in one space of names, and are any non-empty text. A **mount** says how to see a snapshot as a
+directory; the caller mounts it (``plugin_sdk.mounts``), the snapshotter does not.
 
 One use from start to end, two layers and a container on them::
 

@@ -23,8 +23,8 @@ class Manager(Protocol):
         runtime_path: str = "",
         checkpoint: Descriptor | None = None,
     ) -> int:
-        """Pid of the waiting init. ``options`` None or empty means those of the container. Raises NotFound without container,
-        AlreadyExists for a second task of it."""
+        """Pid of the waiting init. ``options`` None or empty means those of the container. Raises NotFound without
+        container, AlreadyExists for a second task of it."""
         ...
 
     def start(self, id: str, exec_id: str = "") -> int: ...
@@ -58,5 +58,6 @@ class Manager(Protocol):
         ...
 
     def wait(self, id: str, exec_id: str = "", timeout: float | None = None) -> Exit:
-        """Blocks until the process has ended; at once when it has. Raises DeadlineExceeded after ``timeout`` seconds."""
+        """Blocks until the process has ended; at once when it has. Raises DeadlineExceeded after ``timeout``
+        seconds."""
         ...
