@@ -27,7 +27,7 @@ from kernel import spawner_child
 from plugin_sdk import errors
 
 LOADABLE = spawner_child.LOADABLE
-BOOT = "import sys; root, fd = sys.argv[1:]; sys.path.append(root); import kernel.spawner_child as s; s.main(root, int(fd))"
+BOOT = "import sys; sys.path.append(sys.argv[1]); import kernel.spawner_child as s; s.main(sys.argv[1], int(sys.argv[2]))"
 
 _START_TIMEOUT = 10.0  # seconds
 _LARGE = 32 << 10  # bytes of JSON that go into a memfd instead of the datagram
