@@ -1,0 +1,395 @@
+"""Plugins: how they are found, made and used.
+
+Three steps. ``discover`` lets each plugin register by itself: the built-ins, named by dotted strings so that the kernel
+imports none of them, then installed packages by their entry points. ``Registry.load`` calls ``create`` in the order of
+``requires``. ``Registry.use`` hands the object to one call. A plugin that fails in the first two steps is recorded with
+its reason and shown; the others go on.
+
+This is the only file that imports by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from kernel import hookspecs, lanes
+from plugin_sdk import daemon, errors, plugin
+
+log = logging.getLogger("plugins")
+
+BUILTINS = (
+    "plugins_builtin.content.plugin",
+    "plugins_builtin.snapshots.plugin",
+    "plugins_builtin.diff.plugin",
+    "plugins_builtin.runtime.plugin",
+)
+
+NOUNS: Mapping[str, str] = {
+    plugin.CONTENT: "content store",
+    plugin.SNAPSHOTTER: "snapshotter",
+    plugin.DIFFER: "differ",
+    plugin.RUNTIME: "runtime",
+    plugin.SERVICE: "service",
+}
+
+SKIPPED = "skip plugin"  # clients look for these words: a plugin that is merely skipped is no reason to refuse to start
+
+DRAIN = 10.0  # seconds that a replaced plugin's calls are given to end
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A plugin that could not even register."""
+
+    source: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What all plugins registered, each with its source: a dotted name or an entry point."""
+
+    registrations: Sequence[tuple[str, plugin.Registration]]
+    failures: Sequence[Failure]
+
+
+def discover(builtins: Iterable[str] = BUILTINS, group: str = plugin.ENTRY_POINTS) -> Found:
+    """Lets every plugin register; one that raises, or misspells a hook, is a Failure and registers nothing."""
+    manager = pluggy.PluginManager(plugin.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    collector = _Collector(manager)
+    for name in builtins:
+        collector.add(name, functools.partial(importlib.import_module, name))
+    for point in importlib.metadata.entry_points(group=group):
+        collector.add(f"{point.name} ({point.value})", point.load)
+    manager.check_pending()
+    return Found(collector.registrations, collector.failures)
+
+
+class _Collector:
+    def __init__(self, manager: pluggy.PluginManager) -> None:
+        self.registrations: list[tuple[str, plugin.Registration]] = []
+        self.failures: list[Failure] = []
+        self._manager = manager
+        self._current: list[plugin.Registration] = []
+        for hook, kind in hookspecs.KINDS.items():
+            getattr(manager.hook, hook).call_historic(self._receiver(hook, kind))
+
+    def _receiver(self, hook: str, kind: str) -> Callable[[Any], None]:
+        def receive(result: Any) -> None:
+            for registration in result:
+                if not isinstance(registration, plugin.Registration) or registration.kind != kind:
+                    raise TypeError(f"{hook} must return Registrations of kind {kind}, not {registration!r}")
+                self._current.append(registration)
+
+        return receive
+
+    def add(self, source: str, load: Callable[[], object]) -> None:
+        self._current = []
+        try:
+            self._register(source, load())
+        except Exception as err:  # noqa: BLE001  # a plugin fails alone, however it fails
+            error = f"{type(err).__name__}: {err}"
+            log.error("plugin %s does not load: %s", source, error)
+            self.failures.append(Failure(source, error))
+        else:
+            self.registrations += [(source, registration) for registration in self._current]
+
+    def _register(self, source: str, module: object) -> None:
+        try:
+            self._manager.register(module, name=source)
+            self._refuse_misspelt(source, module)
+        except BaseException:
+            # pluggy keeps a plugin whose historic hook raised
+            if self._manager.has_plugin(source):
+                self._manager.unregister(name=source)
+            raise
+
+    def _refuse_misspelt(self, source: str, module: object) -> None:
+        for caller in self._manager.get_hookcallers(module) or ():
+            if not caller.has_spec():
+                near = difflib.get_close_matches(caller.name, hookspecs.KINDS, 1, 0.0)[0]
+                raise LookupError(f"plugin {source} implements the unknown hook {caller.name}; did it mean {near}?")
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """One registered plugin: ``made`` is what create returned, None unless it is ok."""
+
+    source: str
+    registration: plugin.Registration
+    made: object | None = None
+    error: str = ""
+    skipped: bool = False
+    uses: int = 0
+    lane: lanes.Lane | None = None
+    root: str = ""
+
+
+def _never() -> bool:
+    return False
+
+
+class Registry:
+    """The plugins that are there, by kind and id.
+
+    ``context`` makes what a registration's ``create`` is handed; it may raise for a wrong configuration.
+    ``in_transaction`` tells whether the calling thread has a transaction open: no plugin is called then. ``platform``
+    is the machine's, shown for plugins that name none.
+    """
+
+    def __init__(
+        self,
+        context: Callable[[plugin.Registration], plugin.PluginContext],
+        in_transaction: Callable[[], bool] = _never,
+        platform: str = "",
+    ) -> None:
+        self._context = context
+        self._in_transaction = in_transaction
+        self._platform = platform
+        self._slots: dict[str, _Slot] = {}  # by kind.id
+        self._failures: list[Failure] = []
+        self._shown: list[daemon.PluginInfo] = []
+        self._changed = threading.Condition()
+        self._metadata = lanes.Lane("metadata", threads=8, waiting=1024)
+
+    # --- loading
+
+    def load(self, found: Found, disabled: Iterable[str] = (), required: Iterable[str] = ()) -> None:
+        """Makes all plugins but the ``disabled`` ones (``kind.id``).
+
+        Raises FailedPrecondition when there is not exactly one content store, or a ``required`` plugin is not ok.
+        """
+        self._failures += found.failures
+        wanted = self._enabled(found.registrations, set(disabled))
+        self._check_one_content_store(wanted)
+        for slot in _ordered(wanted):
+            self._slots[slot.registration.name] = slot
+            self._make(slot)
+        self._check_required(required)
+
+    def _enabled(self, registrations: Iterable[tuple[str, plugin.Registration]], disabled: set[str]) -> list[_Slot]:
+        slots: dict[str, _Slot] = {}
+        names = set()
+        for source, registration in registrations:
+            names.add(registration.name)
+            if registration.name in disabled:
+                continue
+            if first := slots.get(registration.name):
+                error = f"{registration.name} is registered already, by {first.source}"
+                log.error("plugin %s: %s", source, error)
+                self._failures.append(Failure(source, error))
+                continue
+            slots[registration.name] = _Slot(source, registration)
+        for name in sorted(disabled - names):
+            log.warning("disabled_plugins names %s, which is not there", name)
+        return list(slots.values())
+
+    def _check_one_content_store(self, slots: Iterable[_Slot]) -> None:
+        stores = [slot for slot in slots if slot.registration.kind == plugin.CONTENT]
+        if len(stores) > 1:
+            named = " and ".join(f"{slot.registration.name} ({slot.source})" for slot in stores)
+            raise errors.FailedPrecondition(f"there is more than one content store: {named}; disable all but one")
+
+    def _check_required(self, required: Iterable[str]) -> None:
+        for name in required:
+            slot = self._slots.get(name)
+            if slot is None:
+                raise errors.FailedPrecondition(f"the required plugin {name} is not there")
+            if slot.made is None:
+                raise errors.FailedPrecondition(f"the required plugin {name} did not start: {slot.error}")
+        if not self.ids(plugin.CONTENT):
+            reasons = [slot.error for slot in self._slots.values() if slot.registration.kind == plugin.CONTENT]
+            reasons += [f"{failure.source}: {failure.error}" for failure in self._failures]
+            raise errors.FailedPrecondition("there is no content store: " + ("; ".join(reasons) or "none is enabled"))
+
+    def _make(self, slot: _Slot) -> None:
+        registration = slot.registration
+        name = registration.name
+        if slot.error or not self._has_requirements(slot):
+            log.error("plugin %s is not started: %s", name, slot.error)
+            return
+        begin = time.perf_counter()
+        try:
+            context = self._context(registration)
+            slot.root = str(context.root)
+            slot.made = registration.create(context)
+        except plugin.SkipPlugin as err:
+            slot.error, slot.skipped = f"{err}: {SKIPPED}", True
+            log.info("plugin %s is skipped: %s", name, err)
+        except Exception as err:  # noqa: BLE001  # a plugin fails alone, however it fails
+            slot.error = err.message if isinstance(err, errors.Error) else f"{type(err).__name__}: {err}"
+            log.error("plugin %s does not start: %s", name, slot.error, exc_info=log.isEnabledFor(logging.DEBUG))
+        else:
+            slot.lane = lanes.Lane(name)
+            log.debug("plugin %s is ok after %.0f ms", name, 1000 * (time.perf_counter() - begin))
+
+    def _has_requirements(self, slot: _Slot) -> bool:
+        for wanted in slot.registration.requires:
+            if not any(self._answers(other, wanted) for other in self._slots.values() if other.made is not None):
+                slot.error = f"requires {wanted}, which is not there"
+                return False
+        return True
+
+    @staticmethod
+    def _answers(slot: _Slot, wanted: str) -> bool:
+        return wanted in (slot.registration.kind, slot.registration.name)
+
+    # --- using
+
+    @contextmanager
+    def use(self, kind: str, id: str, scope: object = None) -> Iterator[Any]:
+        """The plugin's object, for one call. Raises InvalidArgument for one that is not loaded, Unavailable for one
+        that is going away, Internal when the calling thread has a transaction open."""
+        if self._in_transaction():
+            raise errors.Internal(f"plugin {kind}.{id} is called inside a transaction")
+        with self._changed:
+            slot = self._find(kind, id)
+            slot.uses += 1
+        try:
+            yield slot.made
+        finally:
+            with self._changed:
+                slot.uses -= 1
+                self._changed.notify_all()
+
+    def _find(self, kind: str, id: str) -> _Slot:
+        slot = self._slots.get(f"{kind}.{id}")
+        noun = NOUNS.get(kind, "plugin")
+        if slot is None:
+            raise errors.InvalidArgument(f"{noun} not loaded: {id}")
+        if slot.made is None:
+            raise errors.InvalidArgument(f"{noun} not loaded: {id}: {slot.error}")
+        return slot
+
+    def has(self, kind: str, id: str) -> bool:
+        """Whether such a plugin is ok."""
+        slot = self._slots.get(f"{kind}.{id}")
+        return slot is not None and slot.made is not None
+
+    def ids(self, kind: str) -> list[str]:
+        """Of the plugins of this kind that are ok, in the order of loading."""
+        registrations = (slot.registration for slot in self._slots.values() if slot.made is not None)
+        return [registration.id for registration in registrations if registration.kind == kind]
+
+    def lane(self, name: str) -> lanes.Lane:
+        """The threads of the plugin ``kind.id``; for any other name, those for work on the metadata."""
+        slot = self._slots.get(name)
+        return self._metadata if slot is None or slot.lane is None else slot.lane
+
+    # --- showing
+
+    def show(self, info: daemon.PluginInfo) -> None:
+        """Adds one to ``infos`` that is no plugin here: a service of the kernel, or a proxy that is not started."""
+        self._shown.append(info)
+
+    def infos(self) -> list[daemon.PluginInfo]:
+        """All plugins, those included that failed."""
+        failed = [daemon.PluginInfo(plugin.ENTRY_POINTS, f.source, error=f.error) for f in self._failures]
+        return [self._info(slot) for slot in self._slots.values()] + self._shown + failed
+
+    def _info(self, slot: _Slot) -> daemon.PluginInfo:
+        registration = slot.registration
+        stores = registration.kind in (plugin.CONTENT, plugin.SNAPSHOTTER)
+        degraded = "degraded: all its threads are busy" if slot.lane is not None and slot.lane.full else ""
+        return daemon.PluginInfo(
+            registration.kind,
+            registration.id,
+            requires=registration.requires,
+            platforms=registration.platforms or self._own_platform(registration.kind),
+            exports={**({"root": slot.root} if stores and slot.root else {}), **registration.exports},
+            capabilities=sorted(registration.capabilities),
+            error=slot.error or degraded,
+            skipped=slot.skipped,
+        )
+
+    def _own_platform(self, kind: str) -> tuple[str, ...]:
+        runs = kind in (plugin.SNAPSHOTTER, plugin.DIFFER, plugin.RUNTIME)
+        return (self._platform,) if runs and self._platform else ()
+
+    # --- coming and going
+
+    def put(self, registration: plugin.Registration, drain: float = DRAIN) -> None:
+        """Makes the plugin, then puts it in the place of the one with its name, whose calls are given ``drain``
+        seconds to end. Raises what ``create`` raises; the old one then stays."""
+        context = self._context(registration)
+        made = registration.create(context)
+        name = registration.name
+        with self._changed:
+            old = self._slots.get(name)
+            lane = old.lane if old is not None and old.lane is not None else lanes.Lane(name)
+            self._slots[name] = _Slot(name, registration, made, lane=lane, root=str(context.root))
+        if old is not None:
+            self._retire(old, drain)
+
+    def remove(self, kind: str, id: str, drain: float = DRAIN) -> None:
+        """Calls that follow find no such plugin; those that run are given ``drain`` seconds. Raises NotFound."""
+        with self._changed:
+            slot = self._slots.pop(f"{kind}.{id}", None)
+        if slot is None:
+            raise errors.NotFound(f"plugin {kind}.{id}: not found")
+        self._retire(slot, drain)
+        if slot.lane is not None:
+            slot.lane.shutdown(cancel_futures=True)
+
+    def _retire(self, slot: _Slot, drain: float) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: not slot.uses, drain):
+                log.warning("plugin %s: %d calls did not end in %.0f s", slot.registration.name, slot.uses, drain)
+        _close(slot)
+
+    def close(self) -> None:
+        """Closes the plugins in the opposite order of their making, and ends the lanes; nobody may call any more."""
+        for slot in reversed(list(self._slots.values())):
+            if slot.lane is not None:
+                slot.lane.shutdown(cancel_futures=True)
+            _close(slot)
+        self._metadata.shutdown(cancel_futures=True)
+
+
+def _close(slot: _Slot) -> None:
+    close = getattr(slot.made, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except Exception as err:  # noqa: BLE001  # the others are still to be closed
+        log.error("plugin %s does not close: %s", slot.registration.name, err)
+
+
+def _ordered(slots: Sequence[_Slot]) -> list[_Slot]:
+    """Each after all that it requires; those in a circle last, each with an error that names the circle."""
+    ordered: list[_Slot] = []
+    path: list[_Slot] = []
+
+    def visit(slot: _Slot) -> None:
+        if slot in path:
+            circle = [other.registration.name for other in [*path[path.index(slot) :], slot]]
+            for other in path[path.index(slot) :]:
+                other.error = "requires itself in a circle: " + " → ".join(circle)
+            return
+        if slot in ordered:
+            return
+        path.append(slot)
+        for wanted in slot.registration.requires:
+            for other in slots:
+                if Registry._answers(other, wanted) and other is not slot:
+                    visit(other)
+        path.pop()
+        ordered.append(slot)
+
+    for slot in slots:
+        visit(slot)
+    return ordered
