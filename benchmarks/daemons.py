@@ -18,6 +18,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from pathlib import Path
 
 MARK = "CORTEN_TEST_DAEMON"
 MNT_DETACH = 2
+# containerd's shims keep the state of runc here, wherever the daemon's own directories are.
+SHIM_STATES = "run/containerd/runc/*/*/state.json"
 UNWANTED = (
     *(f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "blockfile", "btrfs", "devmapper", "erofs", "zfs")),
     *(f"io.containerd.internal.v1.{name}" for name in ("opt", "restart", "tracing")),
@@ -77,7 +80,7 @@ class Daemon:
         return self.process.pid
 
     def start(self, timeout: float = 20) -> None:
-        """Returns when the daemon answers. Raises RuntimeError with the end of its log when it does not."""
+        """Returns when the daemon listens. Raises RuntimeError with the end of its log when it does not."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -88,10 +91,11 @@ class Daemon:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"{self.name} does not answer: {self.log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def _answers(self) -> bool:
-        return Path(self.address).exists() and self.ctr("version", timeout=10).returncode == 0
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.address) == 0
 
     def argv(self, *arguments: str, namespace: str = "default") -> list[str]:
         return [self.ctr_path, "--address", self.address, "--namespace", namespace, *arguments]
@@ -143,6 +147,10 @@ class Daemon:
         for pid in self.leftovers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for state in (*Path("/").glob(SHIM_STATES), *self.state.rglob("state.json")):
+            if str(self.directory) in state.read_text(errors="replace"):
+                engine = ["runc", "--root", str(state.parent.parent), "delete", "--force", state.parent.name]
+                subprocess.run(engine, check=False, capture_output=True)
 
     def leftovers(self) -> list[int]:
         """Processes of this daemon that are not the daemon itself: shims, workers, engines."""

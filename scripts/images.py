@@ -31,7 +31,7 @@ SOURCES = ("/bin/busybox", "/usr/bin/busybox")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a layer. ``kind`` is a type of tarfile, ``target`` of links, ``mtime`` in seconds, with fractions."""
+    """One entry of a layer. ``kind`` is a type of tarfile, ``target`` of links, ``mtime`` in seconds and fractions."""
 
     name: str
     data: bytes = b""
