@@ -1,0 +1,295 @@
+"""plugins.toml: the configuration, in containerd's schema (versions 2, 3 and 4).
+
+Each table is a dataclass; its fields are the keys that are known, with their defaults and what they mean. So the daemon
+runs without any file. ``load`` reads a file and its ``imports``; an unknown key, a wrong type and an unknown kind or
+platform are InvalidArgument with file, line and the nearest valid name. A table of a plugin that is not there, and a
+key that containerd knows and Corten does not need, are warnings.
+"""
+
+# ruff: noqa: RUF009  # key() makes fields, and the tables that are their defaults are immutable
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel import toml
+from kernel.toml import Duration, key
+from plugin_sdk import errors, plugin
+
+PATH = Path("/etc/corten/plugins.toml")
+VERSION = 4
+VERSIONS = (2, 3, 4)
+MESSAGE_SIZE = 16 << 20
+
+PROXY_TYPES: Mapping[str, str] = {
+    "content": plugin.CONTENT,
+    "snapshot": plugin.SNAPSHOTTER,
+    "diff": plugin.DIFFER,
+    "sandbox": "io.containerd.sandbox.controller.v1",
+}
+
+LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+
+SERVER_TABLES: Mapping[str, str] = {
+    f"io.containerd.server.v1.{name}": name for name in ("grpc", "ttrpc", "debug", "metrics")
+}
+"""Where version 4 has what is a top-level table before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grpc:
+    address: str = key("/run/corten/corten.sock", "Path of the socket that clients connect to.")
+    uid: int = key(0, "Owner of the socket.")
+    gid: int = key(0, "Group of the socket.")
+    max_recv_message_size: int = key(MESSAGE_SIZE, "Bytes of the largest message that is received.")
+    max_send_message_size: int = key(MESSAGE_SIZE, "Bytes of the largest message that is sent.")
+    tcp_address: str = key("", "A TCP address to listen at.", unneeded=True)
+    tcp_tls_ca: str = key("", "Certificates that clients must be signed by.", unneeded=True)
+    tcp_tls_cert: str = key("", "Certificate of the TCP address.", unneeded=True)
+    tcp_tls_key: str = key("", "Key of that certificate.", unneeded=True)
+    tcp_tls_common_name: str = key("", "Name that a client's certificate must bear.", unneeded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ttrpc:
+    address: str = key("", "Path of the socket that shims report to; empty: that of grpc with .ttrpc added.")
+    uid: int = key(0, "Owner of the socket.")
+    gid: int = key(0, "Group of the socket.")
+
+
+@dataclass(frozen=True, slots=True)
+class Debug:
+    level: str = key("info", "What is logged: trace, debug, info, warn, error, fatal or panic.")
+    address: str = key("", "A socket for profiling.", unneeded=True)
+    uid: int = key(0, "Owner of that socket.", unneeded=True)
+    gid: int = key(0, "Group of that socket.", unneeded=True)
+    format: str = key("", "Format of the log: text or json.", unneeded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    address: str = key("", "A TCP address for Prometheus.", unneeded=True)
+    grpc_histogram: bool = key(False, "Whether latencies are counted.", unneeded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    path: str = key("", "The daemon's own cgroup; a service manager does that.", unneeded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamProcessor:
+    accepts: tuple[str, ...] = key((), "Media types it reads.")
+    returns: str = key("", "Media type it writes.")
+    path: str = key("", "The program.")
+    args: tuple[str, ...] = key((), "Its arguments.")
+    env: tuple[str, ...] = key((), "Its environment.")
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPlugin:
+    type: str = key("", "Its kind: content, snapshot or diff, or the long name of the kind.")
+    address: str = key("", "Path of its socket.")
+    platform: str = key("", "The platform it serves, such as linux/amd64; empty: the machine's own.")
+    exports: Mapping[str, str] = key({}, "What clients are told of it, such as root.")
+    capabilities: tuple[str, ...] = key((), "What it can do, such as remap-ids.")
+    command: tuple[str, ...] = key((), "The program to start for it, with arguments; empty: it runs already.")
+    restart: bool = key(True, "Whether the program is started again when it ends.")
+    timeout: Duration = key(Duration(60), "How long one call may take.")
+    grace: Duration = key(Duration(10), "How long it may take to end before it is killed.")
+    tls_ca: str = key("", "Certificates its own must be signed by, for a TCP address.")
+    tls_cert: str = key("", "Our certificate for it.")
+    tls_key: str = key("", "Key of that certificate.")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    version: int = key(VERSION, "Version of this schema: 2, 3 or 4.")
+    root: str = key("/var/lib/corten", "Directory of what is kept: the database, and what the plugins store.")
+    state: str = key("/run/corten", "Directory of what is gone after a reboot: bundles of tasks, sockets.")
+    temp: str = key("", "Directory for temporary files; empty: the system's.")
+    plugin_dir: str = key("", "Directory of dynamic plugins.", unneeded=True)
+    imports: tuple[str, ...] = key((), "Files to read over this one, in order; relative to this file, * is allowed.")
+    required_plugins: tuple[str, ...] = key((), 'Plugins, as "kind.id", without which the daemon does not start.')
+    disabled_plugins: tuple[str, ...] = key((), 'Plugins, as "kind.id", that are not started.')
+    oom_score: int = key(0, "The daemon's oom_score_adj, -1000 to 1000; 0: as it is.")
+    grpc: Grpc = key(Grpc(), 'The socket for clients; in version 4 also [plugins."io.containerd.server.v1.grpc"].')
+    ttrpc: Ttrpc = key(Ttrpc(), 'The socket for shims; in version 4 also [plugins."io.containerd.server.v1.ttrpc"].')
+    debug: Debug = key(Debug(), "The log.")
+    metrics: Metrics = key(Metrics(), "Figures.")
+    cgroup: Cgroup = key(Cgroup(), "Where the daemon runs.")
+    timeouts: Mapping[str, str] = key({}, "Time limits of containerd's shims and tasks.", unneeded=True)
+    stream_processors: Mapping[str, StreamProcessor] = key({}, "Programs that decode layers.", unneeded=True)
+    plugins: Mapping[str, Mapping[str, Any]] = key({}, 'One table a plugin: [plugins."kind.id"].')
+    proxy_plugins: Mapping[str, ProxyPlugin] = key({}, "One table a plugin that runs as a program of its own.")
+
+    @property
+    def ttrpc_address(self) -> str:
+        return self.ttrpc.address or self.grpc.address + ".ttrpc"
+
+
+class Loaded:
+    """A configuration, what there is to warn of, and the tables of plugins, which are decoded when those are known."""
+
+    def __init__(self, config: Config, document: toml.Document) -> None:
+        self.config = config
+        self._document = document
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._document.warnings
+
+    def plugin_config(self, registration: plugin.Registration) -> object:
+        """The registration's ``config`` as an instance, None if it has none. Raises InvalidArgument."""
+        where = ("plugins", registration.name)
+        table = self.config.plugins.get(registration.name, {})
+        if registration.config is not None:
+            return self._document.decode(registration.config, table, where)
+        for name in table:
+            raise self._document.error((*where, name), f"plugin {registration.name} has no key {name!r}, nor any other")
+        return None
+
+    def check_plugins(self, registrations: Iterable[plugin.Registration]) -> None:
+        """Raises InvalidArgument for a wrong key of one of these; warns of tables that belong to none."""
+        names = set(SERVER_TABLES)
+        for registration in registrations:
+            names.add(registration.name)
+            self.plugin_config(registration)
+        for name in self.config.plugins:
+            if name not in names:
+                self._document.warn(("plugins", name), f"there is no plugin {name!r}" + _near(name, names))
+
+
+def load(path: Path | None = None, overrides: Mapping[str, str] | None = None) -> Loaded:
+    """Reads ``path`` (None: ``PATH`` if it exists, else nothing). ``overrides`` are the flags: address, root, state,
+    log_level. Raises InvalidArgument, and NotFound for a given file that is not there."""
+    document = toml.Document()
+    if path is not None or PATH.exists():
+        _read(document, path or PATH)
+    if document.data.get("version", VERSION) not in VERSIONS:
+        version = document.data["version"]
+        raise document.error(("version",), f"version {version!r} is not known; known are 2, 3 and 4")
+    _lift_server_tables(document)
+    config = document.decode(Config, document.data)
+    _check(config, document)
+    return Loaded(_override(config, overrides or {}), document)
+
+
+def _read(document: toml.Document, first: Path) -> None:
+    lists: dict[str, list[Any]] = {"disabled_plugins": [], "required_plugins": []}
+    waiting, seen = [first.absolute()], set()
+    while waiting:
+        path = waiting.pop(0)
+        if path in seen:
+            continue
+        seen.add(path)
+        data = document.add(path)
+        for name, values in lists.items():
+            if isinstance(data.get(name), list):
+                values += [value for value in data[name] if value not in values]
+                document.data[name] = values
+        waiting += _imports(document, path, data.get("imports", ()))
+
+
+def _imports(document: toml.Document, path: Path, patterns: Any) -> Iterator[Path]:
+    if not isinstance(patterns, (list, tuple)) or not all(isinstance(pattern, str) for pattern in patterns):
+        return
+    for pattern in patterns:
+        full = str(path.parent / pattern)
+        if not glob.has_magic(full) and not Path(full).exists():
+            raise document.error(("imports",), f"imported file {full} is not there")
+        yield from map(Path, sorted(glob.glob(full)) if glob.has_magic(full) else [full])
+
+
+def _lift_server_tables(document: toml.Document) -> None:
+    if document.data.get("version", VERSION) < 4:
+        return
+    plugins = document.data.get("plugins", {})
+    for name, short in SERVER_TABLES.items():
+        table = plugins.get(name) if isinstance(plugins, dict) else None
+        if not isinstance(table, dict):
+            continue
+        if short in document.data:
+            document.warn(("plugins", name), f"[{short}] is set too; this table goes first")
+        fields = {field.name for field in dataclasses.fields(_class_of(short))}
+        for wrong in sorted(set(table) - fields):
+            text = f"unknown key {wrong!r} in [plugins.{name!r}]" + toml.nearest(wrong, fields)
+            raise document.error(("plugins", name, wrong), text)
+        document.data[short] = {**document.data.get(short, {}), **table}
+
+
+def _class_of(short: str) -> Any:
+    return {"grpc": Grpc, "ttrpc": Ttrpc, "debug": Debug, "metrics": Metrics}[short]
+
+
+def _check(config: Config, document: toml.Document) -> None:
+    if config.debug.level not in LEVELS:
+        raise document.error(
+            ("debug", "level"), f"unknown level {config.debug.level!r}" + _near(config.debug.level, LEVELS)
+        )
+    if not -1000 <= config.oom_score <= 1000:
+        raise document.error(("oom_score",), f"oom_score {config.oom_score} is not between -1000 and 1000")
+    for field in ("root", "state"):
+        if not Path(getattr(config, field)).is_absolute():
+            raise document.error((field,), f"{field} must be an absolute path, not {getattr(config, field)!r}")
+    if config.root == config.state:
+        raise document.error(("state",), f"root and state must not be the same directory: {config.root}")
+    for name, proxy in config.proxy_plugins.items():
+        _check_proxy(name, proxy, document)
+
+
+def _check_proxy(name: str, proxy: ProxyPlugin, document: toml.Document) -> None:
+    where = ("proxy_plugins", name)
+    types = [*PROXY_TYPES, *PROXY_TYPES.values()]
+    if proxy.type not in types:
+        text = f"proxy plugin {name!r} has the unknown type {proxy.type!r}" + _near(proxy.type, types)
+        raise document.error((*where, "type"), text)
+    if not proxy.address:
+        raise document.error(where, f"proxy plugin {name!r} has no address")
+    if proxy.platform:
+        _check_platform(name, proxy.platform, document)
+
+
+def _check_platform(name: str, text: str, document: toml.Document) -> None:
+    from plugin_sdk import platforms
+
+    try:
+        platforms.parse(text)
+    except errors.InvalidArgument as err:
+        said = f"proxy plugin {name!r} has an unknown platform: {err.message}"
+        raise document.error(("proxy_plugins", name, "platform"), said) from err
+
+
+def _near(name: str, valid: Iterable[str]) -> str:
+    return toml.nearest(name, valid)
+
+
+def _override(config: Config, flags: Mapping[str, str]) -> Config:
+    """The flags of ``cortend`` go before every file."""
+    if address := flags.get("address"):
+        config = dataclasses.replace(config, grpc=dataclasses.replace(config.grpc, address=address))
+    if level := flags.get("log_level"):
+        config = dataclasses.replace(config, debug=dataclasses.replace(config.debug, level=level))
+    return dataclasses.replace(config, root=flags.get("root") or config.root, state=flags.get("state") or config.state)
+
+
+def default_text(plugins: Iterable[plugin.Registration] = ()) -> str:
+    """The defaults as an annotated plugins.toml, with a table for each plugin that can be configured."""
+    tables: dict[str, Any] = {of.name: of.config() for of in plugins if of.config is not None}
+    return _text(dataclasses.replace(Config(), plugins=tables), annotate=True)
+
+
+def dump_text(loaded: Loaded, plugins: Iterable[plugin.Registration] = ()) -> str:
+    """What is in effect."""
+    tables: dict[str, Any] = dict(loaded.config.plugins) | {
+        of.name: loaded.plugin_config(of) for of in plugins if of.config is not None
+    }
+    return _text(dataclasses.replace(loaded.config, imports=(), plugins=tables), annotate=False)
+
+
+def _text(config: Config, annotate: bool) -> str:
+    return "\n".join(toml.render(config, annotate=annotate)) + "\n"
