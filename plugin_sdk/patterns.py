@@ -1,12 +1,12 @@
 r"""Regular expressions in the syntax that containerd's clients send (RE2), in linear time.
 
-``re`` backtracks: a pattern such as ``(a+)+$`` in a filter would stop the daemon. Here a pattern becomes states that are
-followed together, character by character, so a search costs at most length times pattern, whatever the pattern::
+``re`` backtracks: a pattern such as ``(a+)+$`` in a filter would stop the daemon. Here a pattern becomes states that
+are followed together, character by character, so a search costs at most length times pattern, whatever the pattern::
 
     patterns.compile(r"^/tasks/(start|exit)$").search("/tasks/exit")    # True
 
-Only whether there is a match is answered, so greedy and lazy are the same and groups capture nothing. InvalidArgument is
-what RE2 does not have (back references, look around, possessive repeats), repeats above 1000, names of scripts in
+Only whether there is a match is answered, so greedy and lazy are the same and groups capture nothing. InvalidArgument
+is what RE2 does not have (back references, look around, possessive repeats), repeats above 1000, names of scripts in
 ``\p{…}`` (general categories work), groups nested deeper than 50 and patterns that would take more than 20,000 states.
 Syntax: https://github.com/google/re2/wiki/Syntax
 """
@@ -93,8 +93,8 @@ _POSIX: dict[str, Test] = {
 }
 _CONTROL = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _CATEGORIES = frozenset(
-    [*"CLMNPSZ", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl", "No"]
-    + ["Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs"]
+    (*"CLMNPSZ", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl", "No")
+    + ("Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs")
 )
 
 
