@@ -93,8 +93,17 @@ _POSIX: dict[str, Test] = {
 }
 _CONTROL = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _CATEGORIES = frozenset(
-    (*"CLMNPSZ", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl", "No")
-    + ("Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs")
+    f"{major}{minor}"
+    for major, minors in {
+        "C": "cfos",
+        "L": "lmotu",
+        "M": "cen",
+        "N": "dlo",
+        "P": "cdefios",
+        "S": "ckmo",
+        "Z": "lps",
+    }.items()
+    for minor in ["", *minors]
 )
 
 

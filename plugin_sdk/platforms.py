@@ -1,8 +1,9 @@
 """Platforms: for which operating system and processor something is made.
 
-A platform is written ``os/architecture`` or ``os/architecture/variant``, in Go's names: ``linux/amd64``, ``linux/arm/v7``.
-``parse`` also reads other names of the same (``x86_64``, ``aarch64``, ``armhf``), and an operating system or an architecture
-alone, which the machine's own completes. One machine can run several platforms: ``preferences`` lists them, best first.
+A platform is written ``os/architecture`` or ``os/architecture/variant``, in Go's names: ``linux/amd64``,
+``linux/arm/v7``. ``parse`` also reads other names of the same (``x86_64``, ``aarch64``, ``armhf``), and an operating
+system or an architecture alone, which the machine's own completes. One machine can run several platforms:
+``preferences`` lists them, best first.
 """
 
 from __future__ import annotations
@@ -15,26 +16,13 @@ from dataclasses import dataclass
 from plugin_sdk import errors
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
-_SYSTEMS = frozenset(
-    [
-        "aix",
-        "android",
-        "darwin",
-        "dragonfly",
-        "freebsd",
-        "illumos",
-        "ios",
-        "js",
-        "linux",
-        "netbsd",
-        "openbsd",
-        "plan9",
-        "solaris",
-        "wasip1",
-        "windows",
-    ]
-)
+_SYSTEMS = frozenset({"android", "darwin", "freebsd", "illumos", "linux", "netbsd", "openbsd", "solaris", "windows"})
 _SYSTEM_ALIASES = {"macos": "darwin"}
+_ARCHITECTURES = frozenset(
+    {"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le"}
+    | {"riscv64", "s390x", "wasm"}
+)
+_ALIASES = {"macos": "darwin"}
 _ARCHITECTURES = frozenset(
     [
         "386",
@@ -119,7 +107,7 @@ def parse(text: str) -> Platform:
     if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
         raise errors.InvalidArgument(f'platform "{text}": must be os/architecture[/variant]')
     if len(parts) > 1:
-        return normalize(Platform(*parts))
+        return normalize(Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else ""))
     return _complete(text)
 
 
