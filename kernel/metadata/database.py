@@ -1,0 +1,320 @@
+"""The metadata database: SQLite, one thread that writes, any number that read.
+
+A write is a function on a ``Transaction``: SQL only, no I/O, quick. What is queued when the writer becomes free is
+done as savepoints of one transaction and made durable by one commit; the events that the functions emitted are then
+published, and only then are the callers answered::
+
+    def rename(tx: Transaction) -> None:
+        tx.execute("UPDATE …")
+        tx.emit(namespace, "/images/update", "containerd.services.images.v1.ImageUpdate", payload)
+
+    database.write(rename)
+
+A function that raises undoes its own part only, and its caller gets the exception. To keep a change and still report
+an error, return the error and raise it outside.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kernel.metadata import schema
+from plugin_sdk import errors, runtime
+from plugin_sdk.events import Envelope
+
+T = TypeVar("T")
+
+GROUP = 64
+"""Writes that share a commit, at most."""
+
+CHECKPOINT = 500
+"""Commits after which the write-ahead log is copied into the database."""
+
+log = logging.getLogger(__name__)
+
+_here = threading.local()
+
+
+def forbid_transaction(what: str) -> None:
+    """Raises Internal when this thread has a transaction open: no plugin may be called then."""
+    if getattr(_here, "open", 0):
+        raise errors.Internal(f"{what} while a transaction of the metadata is open")
+
+
+@contextmanager
+def _transaction_open() -> Iterator[None]:
+    _here.open = getattr(_here, "open", 0) + 1
+    try:
+        yield
+    finally:
+        _here.open -= 1
+
+
+class Transaction:
+    """A write in progress. ``number`` is its birth number, ``now`` its time in nanoseconds."""
+
+    __slots__ = ("_cursor", "_numbers", "events", "now", "number")
+
+    def __init__(self, cursor: sqlite3.Cursor, numbers: Callable[[], int]) -> None:
+        self._cursor = cursor
+        self._numbers = numbers
+        self.events: list[Envelope] = []
+        self.now = time.time_ns()
+        self.number = numbers()
+
+    def next(self) -> int:
+        """A number that was never given out and never will be again."""
+        return self._numbers()
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        return self._cursor.execute(sql, parameters)
+
+    def one(self, sql: str, parameters: Sequence[object] = ()) -> Any:
+        """The first row, or None."""
+        return self._cursor.execute(sql, parameters).fetchone()
+
+    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
+        return self._cursor.execute(sql, parameters).fetchall()
+
+    def emit(self, namespace: str, topic: str, type_url: str, payload: bytes) -> None:
+        """Publishes an event once this write is durable."""
+        self.events.append(Envelope(self.now, namespace, topic, runtime.Any(type_url, payload)))
+
+
+class _Job(Generic[T]):
+    __slots__ = ("change", "done", "error", "result")
+
+    def __init__(self, change: Callable[[Transaction], T]) -> None:
+        self.change = change
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+
+class _Reader:
+    """A thread's own read-only connection; ends with the thread or the database."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
+        self.connection.row_factory = sqlite3.Row
+        self.depth = 0
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "connection"):
+            self.connection.close()
+
+
+class Database:
+    """Opens or makes the file ``path``. ``publish`` is called from the writer's thread, in the order of the commits.
+
+    Raises FailedPrecondition for a file that a newer Corten has written.
+    """
+
+    def __init__(self, path: str | Path, publish: Callable[[Sequence[Envelope]], None] | None = None) -> None:
+        self.path = Path(path)
+        self.publish = publish
+        self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._connection = _open_for_writing(self.path)
+        self._seq = _raise_seq(self._connection)
+        self._commits = 0
+        self._checkpoint_due = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._write_queued, name="metadata-writer", daemon=True),
+            threading.Thread(target=self._checkpoint, name="metadata-checkpoint", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Cursor]:
+        """One snapshot of everything committed; read within it is the same snapshot. Rows can be indexed by name."""
+        reader = self._reader()
+        cursor = reader.connection.cursor()
+        reader.depth += 1
+        try:
+            with _transaction_open():
+                if reader.depth == 1:
+                    cursor.execute("BEGIN")
+                yield cursor
+        finally:
+            reader.depth -= 1
+            cursor.close()
+            if reader.depth == 0 and reader.connection.in_transaction:
+                reader.connection.execute("ROLLBACK")
+
+    def write(self, change: Callable[[Transaction], T]) -> T:
+        """Runs ``change`` in the writer's thread and returns its result when it is durable.
+
+        Raises what ``change`` raises; Unavailable when the database is closed or cannot be written.
+        """
+        forbid_transaction("a write was asked for")
+        job = _Job(change)
+        with self._lock:
+            if self._closed:
+                raise errors.Unavailable("the metadata database is closed")
+            self._queue.put(job)
+        job.done.acquire()
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Finishes what is queued. No thread may be reading."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._threads[0].join()
+        self._checkpoint_due.set()
+        self._threads[1].join()
+        for reader in list(self._readers):
+            reader.close()
+        self._connection.close()
+
+    def _reader(self) -> _Reader:
+        reader: _Reader | None = getattr(self._own, "reader", None)
+        if reader is None:
+            with self._lock:
+                if self._closed:
+                    raise errors.Unavailable("the metadata database is closed")
+                reader = self._own.reader = _Reader(self.path)
+                self._readers.add(reader)
+        return reader
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _write_queued(self) -> None:
+        while batch := self._take():
+            try:
+                done = self._commit(batch)
+            except sqlite3.Error as err:
+                _fail(batch, errors.Unavailable(f"metadata database {self.path}: {err}"))
+                with suppress(sqlite3.Error):
+                    self._connection.rollback()
+                continue
+            self._announce([event for tx in done for event in tx.events])
+            for job in batch:
+                job.done.release()
+
+    def _announce(self, events: list[Envelope]) -> None:
+        if events and self.publish is not None:
+            try:
+                self.publish(events)
+            except Exception:
+                log.exception("events of a committed change were not published")
+
+    def _take(self) -> list[_Job[Any]]:
+        """What is queued; empty at the end."""
+        job = self._queue.get()
+        batch: list[_Job[Any]] = []
+        while job is not None:
+            batch.append(job)
+            if len(batch) == GROUP or self._queue.empty():
+                return batch
+            job = self._queue.get()
+        if batch:
+            self._queue.put(None)
+        return batch
+
+    def _commit(self, batch: list[_Job[Any]]) -> list[Transaction]:
+        cursor = self._connection.cursor()
+        changes = self._connection.total_changes
+        cursor.execute("BEGIN IMMEDIATE")
+        done = [tx for job in batch if (tx := self._run(job, cursor)) is not None]
+        if done and self._connection.total_changes != changes:
+            cursor.execute("UPDATE seq SET value = ?", (self._seq,))
+            cursor.execute("COMMIT")
+            self._commits += 1
+            if self._commits % CHECKPOINT == 0:
+                self._checkpoint_due.set()
+        else:
+            cursor.execute("ROLLBACK")
+        return done
+
+    def _run(self, job: _Job[Any], cursor: sqlite3.Cursor) -> Transaction | None:
+        cursor.execute("SAVEPOINT job")
+        try:
+            with _transaction_open():
+                tx = Transaction(cursor, self._next)
+                job.result = job.change(tx)
+        except BaseException as err:  # noqa: BLE001 - it is the caller's
+            job.error = err
+            cursor.execute("ROLLBACK TO job")
+            cursor.execute("RELEASE job")
+            return None
+        cursor.execute("RELEASE job")
+        return tx
+
+    def _checkpoint(self) -> None:
+        """Copies the log into the database beside the writer, which is never waited for."""
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            while not self._closed:
+                self._checkpoint_due.wait()
+                with suppress(sqlite3.OperationalError):
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._checkpoint_due.clear()
+        finally:
+            connection.close()
+
+
+def _fail(batch: list[_Job[Any]], error: errors.Error) -> None:
+    for job in batch:
+        job.error = job.error or error
+        job.done.release()
+
+
+def _open_for_writing(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        _bring_up_to_date(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > schema.VERSION:
+        raise errors.FailedPrecondition(
+            f"metadata database {path} has schema version {version}, and this Corten knows versions up to "
+            f"{schema.VERSION}: start the newer Corten that wrote it, or give another root directory"
+        )
+    if version == 0:
+        connection.executescript(f"BEGIN; {schema.TABLES} PRAGMA user_version = {schema.VERSION}; COMMIT;")
+
+
+def _raise_seq(connection: sqlite3.Connection) -> int:
+    """So that no number returns, also when the file is new or was restored from an old copy."""
+    clock = time.time_ns() // 1_000_000
+    connection.execute("UPDATE seq SET value = max(value, ?)", (clock,))
+    (value,) = connection.execute("SELECT value FROM seq").fetchone()
+    return int(value)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from kernel.metadata import schema
+from kernel.metadata.database import Database, Transaction, forbid_transaction
+from plugin_sdk import errors, events
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "meta.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    database = Database(path)
+    yield database
+    database.close()
+
+
+def put(name: str, value: str = "") -> object:
+    return lambda tx: tx.execute("INSERT INTO meta VALUES (?, ?)", (name, value)) and tx.number
+
+
+def names(database: Database) -> list[str]:
+    with database.read() as cursor:
+        return [name for (name,) in cursor.execute("SELECT name FROM meta ORDER BY name")]
+
+
+def test_a_write_is_read_afterwards_and_after_reopening(path: Path) -> None:
+    database = Database(path)
+    database.write(put("a"))
+    assert names(database) == ["a"]
+    database.close()
+    database = Database(path)
+    assert names(database) == ["a"]
+    database.close()
+
+
+def test_a_change_that_raises_leaves_nothing_and_its_neighbours_alone(database: Database) -> None:
+    gate = threading.Event()
+
+    def fail(tx: Transaction) -> None:
+        tx.execute("INSERT INTO meta VALUES ('bad', '')")
+        raise errors.InvalidArgument("no")
+
+    blocker = threading.Thread(target=lambda: database.write(lambda tx: gate.wait() and None))
+    blocker.start()
+    outcomes: list[object] = []
+
+    def attempt(change: object) -> None:
+        try:
+            outcomes.append(database.write(change))
+        except errors.InvalidArgument as err:
+            outcomes.append(err)
+
+    threads = [threading.Thread(target=attempt, args=(change,)) for change in (put("a"), fail, put("b"))]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    gate.set()
+    for thread in [*threads, blocker]:
+        thread.join()
+    assert names(database) == ["a", "b"]
+    assert sum(isinstance(outcome, errors.InvalidArgument) for outcome in outcomes) == 1
+
+
+def test_what_is_queued_shares_one_commit(path: Path) -> None:
+    published: list[Sequence[events.Envelope]] = []
+    database = Database(path, published.append)
+    gate = threading.Event()
+    threads = [threading.Thread(target=lambda: database.write(lambda tx: gate.wait() and None))]
+    threads[0].start()
+    time.sleep(0.02)
+    threads += [
+        threading.Thread(
+            target=lambda n=n: database.write(lambda tx: (put(f"{n}")(tx), tx.emit("n", f"/t/{n}", "", b"")))
+        )
+        for n in range(5)
+    ]
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(0.05)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    database.close()
+    assert [len(batch) for batch in published] == [5]
+
+
+def test_events_are_published_after_the_commit_and_before_the_answer(path: Path) -> None:
+    seen: list[list[str]] = []
+    database = Database(path, lambda _: seen.append(names(database)))
+    database.write(lambda tx: (put("a")(tx), tx.emit("ns", "/a/b", "type", b"payload")))
+    assert seen == [["a"]]
+    database.close()
+
+
+def test_a_failed_change_publishes_nothing(path: Path) -> None:
+    seen: list[object] = []
+    database = Database(path, seen.append)
+
+    def fail(tx: Transaction) -> None:
+        tx.emit("ns", "/a/b", "type", b"")
+        raise errors.NotFound("x: not found")
+
+    with pytest.raises(errors.NotFound):
+        database.write(fail)
+    database.close()
+    assert seen == []
+
+
+def test_numbers_rise_and_never_return_even_with_a_new_file(path: Path, tmp_path: Path) -> None:
+    database = Database(path)
+    first = database.write(put("a"))
+    second = database.write(put("b"))
+    database.close()
+    assert second > first
+    time.sleep(0.005)
+    other = Database(tmp_path / "other.db")
+    assert other.write(put("a")) > second
+    other.close()
+
+
+def test_numbers_rise_when_the_clock_was_set_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(path)
+    first = database.write(put("a"))
+    database.close()
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
+    database = Database(path)
+    assert database.write(put("b")) > first
+    database.close()
+
+
+def test_a_newer_file_is_a_clear_error(path: Path) -> None:
+    Database(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    connection.close()
+    with pytest.raises(errors.FailedPrecondition, match=f"schema version {schema.VERSION + 1}"):
+        Database(path)
+
+
+def test_the_guard_raises_within_a_read_and_a_write(database: Database) -> None:
+    forbid_transaction("a call")
+    with database.read(), pytest.raises(errors.Internal):
+        forbid_transaction("a call")
+    with pytest.raises(errors.Internal):
+        database.write(lambda tx: forbid_transaction("a call"))
+    forbid_transaction("a call")
+
+
+def test_a_read_is_one_snapshot(database: Database) -> None:
+    with database.read() as cursor:
+        assert cursor.execute("SELECT count(*) FROM meta").fetchone()[0] == 0
+        writer = threading.Thread(target=lambda: database.write(put("a")))
+        writer.start()
+        writer.join()
+        assert cursor.execute("SELECT count(*) FROM meta").fetchone()[0] == 0
+    assert names(database) == ["a"]
+
+
+def test_a_reader_cannot_write(database: Database) -> None:
+    with database.read() as cursor, pytest.raises(sqlite3.OperationalError):
+        cursor.execute("INSERT INTO meta VALUES ('a', '')")
+
+
+def test_a_closed_database_is_unavailable(path: Path) -> None:
+    database = Database(path)
+    database.close()
+    with pytest.raises(errors.Unavailable):
+        database.write(put("a"))
+    with pytest.raises(errors.Unavailable), database.read():
+        pass
+
+
+def test_the_log_is_copied_while_writing(database: Database, path: Path) -> None:
+    for n in range(1100):
+        database.write(put(f"{n}", "x" * 2000))
+    deadline = time.monotonic() + 5
+    while path.stat().st_size < 500_000 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.stat().st_size >= 500_000
