@@ -102,7 +102,6 @@ class _Collector:
             self._register(source, load())
         except Exception as err:  # noqa: BLE001  # a plugin fails alone, however it fails
             error = f"{type(err).__name__}: {err}"
-            log.error("plugin %s does not load: %s", source, error)
             self.failures.append(Failure(source, error))
         else:
             self.registrations += [(source, registration) for registration in self._current]
@@ -138,26 +137,22 @@ class _Slot:
     root: str = ""
 
 
-def _never() -> bool:
-    return False
-
-
 class Registry:
     """The plugins that are there, by kind and id.
 
     ``context`` makes what a registration's ``create`` is handed; it may raise for a wrong configuration.
-    ``in_transaction`` tells whether the calling thread has a transaction open: no plugin is called then. ``platform``
-    is the machine's, shown for plugins that name none.
+    ``guard`` is called before each use, with what is about to happen; it raises when the thread has a transaction open.
+    ``platform`` is the machine's, shown for plugins that name none.
     """
 
     def __init__(
         self,
         context: Callable[[plugin.Registration], plugin.PluginContext],
-        in_transaction: Callable[[], bool] = _never,
+        guard: Callable[[str], None] | None = None,
         platform: str = "",
     ) -> None:
         self._context = context
-        self._in_transaction = in_transaction
+        self._guard = guard
         self._platform = platform
         self._slots: dict[str, _Slot] = {}  # by kind.id
         self._failures: list[Failure] = []
@@ -172,7 +167,8 @@ class Registry:
 
         Raises FailedPrecondition when there is not exactly one content store, or a ``required`` plugin is not ok.
         """
-        self._failures += found.failures
+        for failure in found.failures:
+            self._fail(failure.source, failure.error)
         wanted = self._enabled(found.registrations, set(disabled))
         self._check_one_content_store(wanted)
         for slot in _ordered(wanted):
@@ -188,14 +184,16 @@ class Registry:
             if registration.name in disabled:
                 continue
             if first := slots.get(registration.name):
-                error = f"{registration.name} is registered already, by {first.source}"
-                log.error("plugin %s: %s", source, error)
-                self._failures.append(Failure(source, error))
+                self._fail(source, f"{registration.name} is registered already, by {first.source}")
                 continue
             slots[registration.name] = _Slot(source, registration)
         for name in sorted(disabled - names):
             log.warning("disabled_plugins names %s, which is not there", name)
         return list(slots.values())
+
+    def _fail(self, source: str, error: str) -> None:
+        log.error("plugin %s does not load: %s", source, error)
+        self._failures.append(Failure(source, error))
 
     def _check_one_content_store(self, slots: Iterable[_Slot]) -> None:
         stores = [slot for slot in slots if slot.registration.kind == plugin.CONTENT]
@@ -229,7 +227,7 @@ class Registry:
         except plugin.SkipPlugin as err:
             slot.error, slot.skipped = f"{err}: {SKIPPED}", True
             log.info("plugin %s is skipped: %s", name, err)
-        except Exception as err:  # noqa: BLE001  # a plugin fails alone, however it fails
+        except Exception as err:  # a plugin fails alone, however it fails
             slot.error = err.message if isinstance(err, errors.Error) else f"{type(err).__name__}: {err}"
             log.error("plugin %s does not start: %s", name, slot.error, exc_info=log.isEnabledFor(logging.DEBUG))
         else:
@@ -253,8 +251,8 @@ class Registry:
     def use(self, kind: str, id: str, scope: object = None) -> Iterator[Any]:
         """The plugin's object, for one call. Raises InvalidArgument for one that is not loaded, Unavailable for one
         that is going away, Internal when the calling thread has a transaction open."""
-        if self._in_transaction():
-            raise errors.Internal(f"plugin {kind}.{id} is called inside a transaction")
+        if self._guard is not None:
+            self._guard(f"plugin {kind}.{id} is called")
         with self._changed:
             slot = self._find(kind, id)
             slot.uses += 1
