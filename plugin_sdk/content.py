@@ -24,10 +24,12 @@ reader is used by one thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from plugin_sdk import filters as filter_language
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,25 @@ class Status:
     expected: str = ""
     started_at: int = 0
     updated_at: int = 0
+
+
+def matcher(filters: Sequence[str]) -> Callable[[Info], bool]:
+    """The filterable fields of a blob are ``digest`` and ``labels.KEY``. Raises InvalidArgument for a
+    malformed filter."""
+    matches = filter_language.compile(filters)
+
+    def adaptor(info: Info) -> filter_language.Adaptor:
+        return lambda path: (
+            info.digest if list(path) == ["digest"] else filter_language.join(path, "labels", info.labels)
+        )
+
+    return lambda info: matches(adaptor(info))
+
+
+def status_matcher(filters: Sequence[str]) -> Callable[[Status], bool]:
+    """The filterable field of an ingest is ``ref``. Raises InvalidArgument for a malformed filter."""
+    matches = filter_language.compile(filters)
+    return lambda status: matches(lambda path: status.ref if list(path) == ["ref"] else None)
 
 
 class Reader(AbstractContextManager["Reader"], Protocol):
@@ -104,12 +125,13 @@ class Store(Protocol):
     def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
         """Changes labels: all of them without ``fieldpaths``, else those named as ``labels.KEY`` or ``labels``.
 
-        A label whose value is empty is removed. Raises NotFound; InvalidArgument for another path.
+        A label whose value is empty is removed. Raises NotFound; InvalidArgument for another path; Unimplemented by a
+        store that keeps no labels.
         """
         ...
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
-        """Every blob that one of the filters matches (``plugin_sdk.filters``), all without; order is not defined."""
+        """Every blob that one of the filters matches (``matcher``), all without; order is not defined."""
         ...
 
     def delete(self, digest: str) -> None:
@@ -132,7 +154,9 @@ class Store(Protocol):
         """Raises NotFound."""
         ...
 
-    def list_statuses(self, filters: Sequence[str] = ()) -> list[Status]: ...
+    def list_statuses(self, filters: Sequence[str] = ()) -> list[Status]:
+        """Every ingest that one of the filters matches (``status_matcher``), all without."""
+        ...
 
     def abort(self, ref: str) -> None:
         """Removes the ingest; an open writer of it fails from then on. Raises NotFound."""

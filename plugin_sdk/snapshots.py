@@ -31,10 +31,11 @@ Times are nanoseconds since the epoch. All methods block and may be called from 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from plugin_sdk import filters as filter_language
 from plugin_sdk.mounts import Mount
 
 TARGET_LABEL = "containerd.io/snapshot.ref"
@@ -60,6 +61,24 @@ class Info:
     labels: Mapping[str, str] = field(default_factory=dict)
     created_at: int = 0
     updated_at: int = 0
+
+
+def matcher(filters: Sequence[str]) -> Callable[[Info], bool]:
+    """The filterable fields are ``kind`` (view, active, committed), ``name`` (the key or the name), ``parent`` and
+    ``labels.KEY``. Raises InvalidArgument for a malformed filter."""
+    matches = filter_language.compile(filters)
+    return lambda info: matches(lambda path: _field(info, path))
+
+
+def _field(info: Info, path: Sequence[str]) -> str | None:
+    match list(path):
+        case ["kind"]:
+            return info.kind.name.lower()
+        case ["name"]:
+            return filter_language.field(info.name)
+        case ["parent"]:
+            return filter_language.field(info.parent)
+    return filter_language.join(path, "labels", info.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +129,7 @@ class Snapshotter(Protocol):
         ...
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
-        """Every snapshot that one of the filters matches, all without; order is not defined."""
+        """Every snapshot that one of the filters matches (``matcher``), all without; order is not defined."""
         ...
 
     def cleanup(self) -> None:

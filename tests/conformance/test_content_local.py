@@ -1,0 +1,158 @@
+import os
+import threading
+import time
+
+import pytest
+
+from plugin_sdk import content as contract
+from plugin_sdk import errors
+from plugin_sdk.conformance import content, crash
+from plugins_builtin.content import ingest, local, writer
+
+
+class TestLocal(content.ContentSuite):
+    @pytest.fixture
+    def store(self, tmp_path):
+        return local.Store(tmp_path)
+
+    @pytest.fixture
+    def supports_labels(self):
+        return False
+
+    @pytest.fixture
+    def supports_fileno(self):
+        return True
+
+    @pytest.fixture
+    def reopen(self, tmp_path):
+        return lambda: local.Store(tmp_path)
+
+
+def test_the_layout_is_containerds(tmp_path):
+    store = local.Store(tmp_path)
+    digest = content.put(store, b"data")
+    with store.writer("some ref", total=9, expected=content.digest_of(b"123456789")) as open_writer:
+        open_writer.write(b"1234")
+    assert (tmp_path / "blobs" / digest.replace(":", "/")).read_bytes() == b"data"
+    folder = tmp_path / "ingest" / content.digest_of(b"some ref").removeprefix("sha256:")
+    assert {path.name for path in folder.iterdir()} == {"data", "ref", "startedat", "updatedat", "total", "expected"}
+    assert (folder / "ref").read_text() == "some ref"
+    assert (folder / "total").read_text() == "9"
+    assert (folder / "startedat").read_text().endswith("Z")
+
+
+def test_a_blob_is_not_writable(tmp_path):
+    digest = content.put(local.Store(tmp_path), b"data")
+    assert (tmp_path / "blobs" / digest.replace(":", "/")).stat().st_mode & 0o777 == 0o444
+
+
+def test_a_ref_is_locked_against_other_processes_too(tmp_path):
+    with local.Store(tmp_path).writer("ref"), pytest.raises(errors.Unavailable, match="ref"):
+        local.Store(tmp_path).writer("ref")
+
+
+def test_started_at_is_kept_to_the_nanosecond(tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest.time, "time_ns", lambda: 1_700_000_000_000_000_007)
+    store = local.Store(tmp_path)
+    store.writer("ref").close()
+    assert store.status("ref").started_at == 1_700_000_000_000_000_007
+
+
+def test_a_full_disk_leaves_a_writer_that_can_go_on(tmp_path, monkeypatch):
+    def full(fd, data, offset):
+        real(fd, data[:3], offset)
+        raise OSError(28, "No space left on device")
+
+    real = os.pwrite
+    with local.Store(tmp_path).writer("ref") as open_writer:
+        open_writer.write(b"first ")
+        monkeypatch.setattr(writer.os, "pwrite", full)
+        with pytest.raises(errors.ResourceExhausted, match="No space"):
+            open_writer.write(b"second")
+        monkeypatch.undo()
+        open_writer.write(b"third")
+        assert open_writer.commit() == content.digest_of(b"first third")
+
+
+def test_strange_files_in_the_root_are_passed_over(tmp_path):
+    store = local.Store(tmp_path)
+    (tmp_path / "blobs" / "sha256" / "README").write_text("")
+    (tmp_path / "ingest" / "README").write_text("")
+    assert list(store.walk()) == []
+    assert store.list_statuses() == []
+    assert list(local.Store(tmp_path).walk()) == []
+
+
+def test_a_crash_at_any_step_of_commit_leaves_the_ingest_or_the_blob(tmp_path):
+    data = os.urandom(10_000)
+    digest = content.digest_of(data)
+
+    def work():
+        with local.Store(tmp_path).writer("ref", expected=digest) as open_writer:
+            open_writer.truncate(0)
+            open_writer.write(data)
+            open_writer.commit(len(data), digest)
+
+    def check():
+        store = local.Store(tmp_path)
+        there = [info.digest for info in store.walk()]
+        assert there in ([], [digest])
+        if there:
+            assert content.get(store, digest) == data
+            assert store.list_statuses() == []
+            store.delete(digest)
+        for status in store.list_statuses():
+            assert status.ref == "ref"
+        assert not [path for path in (tmp_path / "ingest").iterdir() if path.name.startswith(".")]
+
+    assert crash.at_every_call([local, ingest, writer], work, check) > 5
+
+
+def test_a_crash_at_any_step_of_abort_leaves_the_ingest_or_nothing(tmp_path):
+    def work():
+        store = local.Store(tmp_path)
+        with store.writer("ref") as open_writer:
+            open_writer.write(b"data")
+        store.abort("ref")
+
+    def check():
+        refs = content.refs(local.Store(tmp_path))
+        assert refs in ([], ["ref"])
+        assert len(list((tmp_path / "ingest").iterdir())) == len(refs)
+
+    assert crash.at_every_call([local, ingest, writer], work, check) > 3
+
+
+def test_opening_writers_against_committing_ones_never_damages_a_blob(tmp_path):
+    store = local.Store(tmp_path)
+    until = time.monotonic() + 0.5
+    broken = []
+
+    def work(name):
+        count = 0
+        while time.monotonic() < until:
+            count += 1
+            data = f"{name} {count}".encode() * 100
+            try:
+                with store.writer("the one ref") as open_writer:
+                    open_writer.truncate(0)
+                    open_writer.write(data)
+                    digest = open_writer.commit()
+                if content.get(store, digest) != data:
+                    broken.append(digest)
+            except errors.Unavailable:
+                time.sleep(0)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert broken == []
+    for info in store.walk():
+        assert content.digest_of(content.get(store, info.digest)) == info.digest
+
+
+def test_it_is_a_store_of_the_contract(tmp_path):
+    store: contract.Store = local.Store(tmp_path)
+    assert list(store.walk()) == []
