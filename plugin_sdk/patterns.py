@@ -92,19 +92,8 @@ _POSIX: dict[str, Test] = {
     "xdigit": lambda c: c.isascii() and c in "0123456789abcdefABCDEF",
 }
 _CONTROL = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-_CATEGORIES = frozenset(
-    f"{major}{minor}"
-    for major, minors in {
-        "C": "cfos",
-        "L": "lmotu",
-        "M": "cen",
-        "N": "dlo",
-        "P": "cdefios",
-        "S": "ckmo",
-        "Z": "lps",
-    }.items()
-    for minor in ["", *minors]
-)
+_CATEGORY_LETTERS = {"C": "cfos", "L": "lmotu", "M": "cen", "N": "dlo", "P": "cdefios", "S": "ckmo", "Z": "lps"}
+_CATEGORIES = frozenset(major + minor for major, minors in _CATEGORY_LETTERS.items() for minor in ["", *minors])
 
 
 def _is_word(c: str) -> bool:

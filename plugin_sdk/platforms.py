@@ -22,33 +22,6 @@ _ARCHITECTURES = frozenset(
     {"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le"}
     | {"riscv64", "s390x", "wasm"}
 )
-_ALIASES = {"macos": "darwin"}
-_ARCHITECTURES = frozenset(
-    [
-        "386",
-        "amd64",
-        "amd64p32",
-        "arm",
-        "arm64",
-        "armbe",
-        "arm64be",
-        "loong64",
-        "mips",
-        "mips64",
-        "mips64le",
-        "mipsle",
-        "ppc",
-        "ppc64",
-        "ppc64le",
-        "riscv",
-        "riscv64",
-        "s390",
-        "s390x",
-        "sparc",
-        "sparc64",
-        "wasm",
-    ]
-)
 _ALIASES = {
     "i386": ("386", ""),
     "i486": ("386", ""),
