@@ -25,11 +25,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kernel.metadata import schema
 from plugin_sdk import errors, runtime
 from plugin_sdk.events import Envelope
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 T = TypeVar("T")
 
@@ -88,6 +91,10 @@ class Transaction:
     def emit(self, namespace: str, topic: str, type_url: str, payload: bytes) -> None:
         """Publishes an event once this write is durable."""
         self.events.append(Envelope(self.now, namespace, topic, runtime.Any(type_url, payload)))
+
+    def announce(self, namespace: str, topic: str, message: Message) -> None:
+        """As emit, with the event as a protobuf message."""
+        self.emit(namespace, topic, message.DESCRIPTOR.full_name, message.SerializeToString(deterministic=True))
 
 
 class _Job(Generic[T]):

@@ -18,7 +18,8 @@ from ``seq``, only ever rise, and are raised to the wall clock in milliseconds w
 
 **Edges.** Each reference is one, by name, so its target need not exist yet. ``owner`` is the node whose row caused it:
 it goes when that row goes. ``source`` is mostly the owner; for a root it is empty, for a back reference the other
-object. ``flat`` edges hold their target but not what that refers to. ``expires`` (nanoseconds, 0 never) bounds roots.
+object. ``cause`` is ``record`` (a column of the owner's row), ``label``, or ``lease`` (a resource of the lease).
+``flat`` edges hold their target but not what that refers to. ``expires`` (nanoseconds, 0 never) bounds roots.
 
 **States.** snapshots: ``creating`` → ``ready``; a name being committed is ``committing``, and so is its key, which the
 name's row has in ``source``. ``unpushed`` labels are not yet known to the plugin. ingests: ``open`` → ``committing``;
@@ -101,8 +102,8 @@ CREATE TABLE graves (
 
 CREATE TABLE edges (
     namespace TEXT NOT NULL, owner TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
-    flat INTEGER NOT NULL DEFAULT 0, expires INTEGER NOT NULL DEFAULT 0, born INTEGER NOT NULL,
-    PRIMARY KEY (namespace, owner, source, target)
+    cause TEXT NOT NULL, flat INTEGER NOT NULL DEFAULT 0, expires INTEGER NOT NULL DEFAULT 0, born INTEGER NOT NULL,
+    PRIMARY KEY (namespace, owner, source, target, cause)
 ) WITHOUT ROWID;
 CREATE INDEX edges_source ON edges (namespace, source, target, flat, expires);
 CREATE INDEX edges_target ON edges (namespace, target);
