@@ -47,6 +47,7 @@ disabled_plugins = [{unwanted}]
   address = "{address}"
 [plugins."io.containerd.gc.v1.scheduler"]
   startup_delay = "1000h"
+  mutation_threshold = 0
 """
 
 

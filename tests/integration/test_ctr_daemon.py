@@ -1,0 +1,48 @@
+"""``ctr version``, ``ctr plugins`` and ``ctr events``."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+
+import pytest
+
+from tests.sides import Both, Side
+
+pytestmark = [pytest.mark.root, pytest.mark.peer]
+VERSIONS = [(r"(?m)^  (Version|Revision): .*", r"  \1: V"), (r"WARNING: (version|revision) mismatch\n", "")]
+
+
+def test_version_answers_alike(both: Both) -> None:
+    assert "UUID: UUID" in both.ctr("version", scrubs=VERSIONS).stdout
+
+
+@pytest.mark.parametrize(
+    "kind", ["io.containerd.content.v1", "io.containerd.snapshotter.v1", "io.containerd.differ.v1"]
+)
+def test_plugins_of_a_kind_are_shown_alike(both: Both, kind: str) -> None:
+    for options in ((), ("-q",), ("-d",)):
+        shown = both.ctr("plugins", "ls", *options, f"type=={kind}", scrubs=[(r"DIR/root/\S+", "ROOT")])
+        assert shown.lines
+
+
+def test_every_plugin_of_corten_is_ok(corten: Side) -> None:
+    rows = corten.output("plugins", "ls").splitlines()
+    assert re.match(r"TYPE\s+ID\s+PLATFORMS\s+STATUS", rows[0])
+    assert [row for row in rows[1:] if not row.rstrip().endswith(("ok", "skip"))] == []
+
+
+def test_events_are_printed(both: Both, fresh: str) -> None:
+    def printed(side: Side) -> str:
+        line = side.argv("events")
+        with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            time.sleep(0.5)
+            side.output("namespaces", "create", fresh, "color=blue")
+            row = process.stdout.readline().decode()
+            process.kill()
+        return side.normalise(row)
+
+    row = both.same(printed)
+    assert f"{fresh} /namespaces/create" in row

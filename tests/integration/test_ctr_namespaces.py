@@ -1,0 +1,52 @@
+"""``ctr namespaces``: create, ls, label, rm."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sides import Both
+
+pytestmark = [pytest.mark.root, pytest.mark.peer]
+
+
+def test_namespaces_are_created_labelled_listed_and_removed(both: Both) -> None:
+    mark = both.mark()
+    both.ctr("namespaces", "create", "@first", "color=blue")
+    both.ctr("namespaces", "label", "@first", "size=big", "color=")
+    listed = both.ctr("namespaces", "ls")
+    assert "@first size=big" in listed.stdout
+    assert "@first" in both.ctr("namespaces", "ls", "-q").lines
+    both.ctr("namespaces", "rm", "@first")
+    assert "@first" not in both.ctr("namespaces", "ls", "-q").lines
+    topics = both.same_events(mark)
+    assert topics == ["/namespaces/create", "/namespaces/update", "/namespaces/update", "/namespaces/delete"]
+
+
+def test_a_namespace_cannot_be_created_twice(both: Both, fresh: str) -> None:
+    both.ctr("namespaces", "create", fresh)
+    assert "already exists" in both.ctr("namespaces", "create", fresh, code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["-x", "a b", "a/b", "a" * 77, "ä"])
+def test_an_invalid_name_is_refused(both: Both, name: str) -> None:
+    both.ctr("namespaces", "create", "--", name, code=1)
+
+
+def test_an_invalid_label_is_refused(both: Both, fresh: str) -> None:
+    both.ctr("namespaces", "create", fresh)
+    both.ctr("namespaces", "label", fresh, "key=" + "v" * 4096, code=1)
+
+
+def test_a_missing_namespace_cannot_be_removed(both: Both) -> None:
+    assert "not found" in both.ctr("namespaces", "rm", "@missing", code=None).stderr
+
+
+def test_a_namespace_that_holds_something_cannot_be_removed(both: Both, fresh: str) -> None:
+    both.ctr("content", "ingest", "ref", namespace=fresh, stdin=b"held")
+    both.ctr("namespaces", "rm", fresh, code=None)
+    assert fresh in both.ctr("namespaces", "ls", "-q").lines
+
+
+def test_the_first_write_creates_the_namespace(both: Both, fresh: str) -> None:
+    both.ctr("leases", "create", "--id", "first", namespace=fresh)
+    assert fresh in both.ctr("namespaces", "ls", "-q").lines
