@@ -12,28 +12,18 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from plugin_sdk import errors
+from plugin_sdk import errors, oci
 from plugin_sdk.oci import Descriptor
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
-DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
-INDEXES = (OCI_INDEX, DOCKER_INDEX)
-
 IMAGE_NAME = "io.containerd.image.name"
-REF_NAME = "org.opencontainers.image.ref.name"
 
 _CHUNK = 1 << 20
 _JSON_LIMIT = 16 << 20  # bytes of a manifest, an index or a config
-_MAGICS = ((b"\x1f\x8b", ".gzip"), (b"\x28\xb5\x2f\xfd", ".zstd"))
+_DOCKER_LAYERS = {"": oci.DOCKER_LAYER, "gzip": oci.DOCKER_LAYER_GZIP, "zstd": oci.DOCKER_LAYER_ZSTD}
 
 Open = Callable[[], IO[bytes]]
 
@@ -46,7 +36,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """``name`` is empty where the archive names none. ``children`` are the manifests of an index that are there."""
+    """``name`` is empty where the archive names none."""
 
     name: str
     root: Descriptor
@@ -67,18 +57,25 @@ class Archive(AbstractContextManager["Archive"]):
 
     def _find(self) -> Iterator[Image]:
         if self._files.has("oci-layout") and self._files.has("index.json"):
-            for each in _list(self._json("index.json"), "manifests", "index.json"):
-                yield Image(image_name(each.get("annotations") or {}), descriptor(each))
+            for entry in oci.parse_index(self._file("index.json")).entries:
+                yield Image(image_name(entry.descriptor.annotations), entry.descriptor)
         elif self._files.has("manifest.json"):
-            saved = self._json("manifest.json")
-            for each in saved if isinstance(saved, list) else ():
-                yield from self._saved(each)
+            yield from self._saved_images()
         else:
             raise errors.InvalidArgument(f"{self._path} holds neither an OCI image layout nor a Docker archive")
 
-    def _json(self, name: str) -> Any:
+    def _file(self, name: str) -> bytes:
         with self._files.open(name) as file:
-            return parse(file.read(_JSON_LIMIT), name)
+            return file.read(_JSON_LIMIT)
+
+    def _saved_images(self) -> Iterator[Image]:
+        try:
+            saved = json.loads(self._file("manifest.json"))
+            for entry in saved:
+                names = [str(name) for name in entry["Layers"]]
+                yield from self._saved(str(entry["Config"]), names, entry.get("RepoTags") or [""])
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise errors.InvalidArgument(f"manifest.json in {self._path} is not what docker save writes") from err
 
     def has(self, digest: str) -> bool:
         return digest in self._made or self._files.has(_blob_path(digest))
@@ -92,28 +89,27 @@ class Archive(AbstractContextManager["Archive"]):
             raise errors.NotFound(f"{self._path} does not hold the blob {of.digest}: not found")
         return Blob(of, lambda: self._files.open(name))
 
-    def read(self, of: Descriptor) -> Any:
-        """The JSON of a manifest, an index or a config. Raises InvalidArgument when its digest is another."""
+    def read(self, of: Descriptor) -> bytes:
+        """A manifest, an index or a config. Raises InvalidArgument when its bytes are not those of its digest."""
         with self.blob(of).open() as file:
             data = file.read(_JSON_LIMIT)
-        if of.digest.startswith("sha256:") and "sha256:" + hashlib.sha256(data).hexdigest() != of.digest:
+        algorithm, _, wanted = of.digest.partition(":")
+        if hashlib.new(algorithm, data).hexdigest() != wanted:
             raise errors.InvalidArgument(f"the blob {of.digest} in {self._path} has another digest than its name")
-        return parse(data, of.digest)
+        return data
 
-    def _saved(self, entry: Mapping[str, Any]) -> Iterator[Image]:
+    def _saved(self, config: str, layers: list[str], tags: list[str]) -> Iterator[Image]:
         """An image of ``docker save``: it has no manifest, so one is made."""
-        config = self._add(str(entry.get("Config")), lambda _: DOCKER_CONFIG)
-        layers = [self._add(str(layer), _layer_type) for layer in entry.get("Layers") or ()]
-        manifest = {
+        document = {
             "schemaVersion": 2,
-            "mediaType": DOCKER_MANIFEST,
-            "config": _as_json(config),
-            "layers": [_as_json(layer) for layer in layers],
+            "mediaType": oci.DOCKER_MANIFEST,
+            "config": _as_json(self._add(config, lambda _: oci.DOCKER_CONFIG)),
+            "layers": [_as_json(self._add(layer, _layer_type)) for layer in layers],
         }
-        data = json.dumps(manifest, separators=(",", ":")).encode()
-        root = Descriptor(DOCKER_MANIFEST, "sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+        data = json.dumps(document, separators=(",", ":")).encode()
+        root = Descriptor(oci.DOCKER_MANIFEST, oci.digest_of(data), len(data))
         self._made[root.digest] = Blob(root, lambda: io.BytesIO(data))
-        for tag in entry.get("RepoTags") or ("",):
+        for tag in tags:
             yield Image(familiar(tag) if tag else "", root)
 
     def _add(self, name: str, media_type: Callable[[bytes], str]) -> Descriptor:
@@ -179,40 +175,11 @@ class _Tar:
         self._tar.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """An image manifest or an index, as far as an import needs it."""
-
-    config: Descriptor | None = None
-    layers: list[Descriptor] = field(default_factory=list)
-    manifests: list[Descriptor] = field(default_factory=list)
-
-
-def manifest(document: Any, name: str) -> Manifest:
-    """Raises InvalidArgument for what is neither a manifest nor an index."""
-    if not isinstance(document, dict):
-        raise errors.InvalidArgument(f"{name} is neither a manifest nor an index")
-    if "manifests" in document:
-        return Manifest(manifests=[descriptor(each) for each in _list(document, "manifests", name)])
-    if "config" not in document:
-        raise errors.InvalidArgument(f"{name} is neither a manifest nor an index")
-    layers = [descriptor(each) for each in _list(document, "layers", name)]
-    return Manifest(descriptor(document["config"]), layers)
-
-
-def descriptor(value: Any) -> Descriptor:
-    try:
-        annotations = {str(key): str(text) for key, text in (value.get("annotations") or {}).items()}
-        return Descriptor(str(value["mediaType"]), str(value["digest"]), int(value["size"]), annotations)
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
-        raise errors.InvalidArgument(f"{json.dumps(value)[:200]} is no descriptor") from err
-
-
 def image_name(annotations: Mapping[str, str]) -> str:
     """The full name that an index gives to an image; a bare tag is no name."""
     if full := annotations.get(IMAGE_NAME):
         return full
-    ref = annotations.get(REF_NAME, "")
+    ref = annotations.get(oci.REF_NAME, "")
     return familiar(ref) if "/" in ref or ":" in ref else ""
 
 
@@ -225,26 +192,12 @@ def familiar(name: str) -> str:
     return f"{host}/{rest}" if ":" in last or "@" in last else f"{host}/{rest}:latest"
 
 
-def parse(data: bytes, name: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as err:
-        raise errors.InvalidArgument(f"{name} is no JSON: {err}") from err
-
-
-def _list(document: Any, key: str, name: str) -> list[Any]:
-    value = document.get(key) if isinstance(document, dict) else None
-    if not isinstance(value, list):
-        raise errors.InvalidArgument(f"{name} has no list {key!r}")
-    return value
-
-
 def _as_json(of: Descriptor) -> dict[str, Any]:
     return {"mediaType": of.media_type, "digest": of.digest, "size": of.size}
 
 
 def _layer_type(head: bytes) -> str:
-    return DOCKER_LAYER + next((suffix for magic, suffix in _MAGICS if head.startswith(magic)), "")
+    return _DOCKER_LAYERS[oci.detect_compression(head)]
 
 
 def _blob_path(digest: str) -> str:
