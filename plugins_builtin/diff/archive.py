@@ -1,0 +1,333 @@
+"""Reading tar archives: headers become entries, whatever dialect they are written in.
+
+Knows V7, ustar, GNU (long names, base-256 numbers, sparse files) and PAX (also global headers, binary names, sparse
+files of versions 0.0, 0.1 and 1.0, extended attributes as star and libarchive write them). Names stay bytes.
+Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's manual, "Tar Internals";
+libarchive's tar(5). Standard library only: it is loaded in the children of the spawner.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+from plugin_sdk import errors
+
+BLOCK = 512
+REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+CONTIGUOUS, SPARSE = b"7", b"S"
+FILES = frozenset((REGULAR, b"\0", CONTIGUOUS, SPARSE))
+_KNOWN = FILES | {HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO}
+
+XATTR = b"SCHILY.xattr."
+_XATTR_BASE64 = b"LIBARCHIVE.xattr."
+_ZEROES = bytes(BLOCK)
+_SPACES = 8 * 0x20
+_MAX_NUMBER = (1 << 63) - 1
+
+Pax = dict[bytes, bytes]
+Segments = list[tuple[int, int]]
+
+
+class Entry:
+    """One member. ``size`` bytes of data follow in the archive; ``real_size`` is the file's, ``segments`` (offset,
+    length) tell where a sparse file's data belong, None otherwise. Times are nanoseconds since the epoch."""
+
+    __slots__ = (
+        "atime",
+        "gid",
+        "link",
+        "major",
+        "minor",
+        "mode",
+        "mtime",
+        "name",
+        "real_size",
+        "segments",
+        "size",
+        "type",
+        "uid",
+        "xattrs",
+    )
+
+    name: bytes
+    link: bytes
+    type: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    real_size: int
+    mtime: int
+    atime: int
+    major: int
+    minor: int
+    xattrs: dict[bytes, bytes] | None
+    segments: Segments | None
+
+
+class Reader:
+    """Entries of a tar that ``take(n)`` delivers: exactly n bytes, fewer at the end of the stream.
+
+    ``header_limit`` bounds in bytes what one entry's extended headers may take. Between two calls of ``next`` the
+    caller takes exactly ``size`` bytes of the entry and the padding to the next 512. Raises InvalidArgument.
+    """
+
+    def __init__(self, take: Callable[[int], bytes], header_limit: int = 1 << 20) -> None:
+        self._take = take
+        self._limit = header_limit
+        self._globals: Pax = {}
+
+    def next(self) -> Entry | None:
+        """The next entry; None at the end of the archive."""
+        pax: Pax | None = None
+        segments: Segments = []
+        name = link = b""
+        spent = 0
+        while True:
+            header = self._take(BLOCK)
+            if not header or header == _ZEROES:
+                if name or link or pax:
+                    raise errors.InvalidArgument("the tar ends after an extended header")
+                return None
+            kind = _check(header)
+            if kind not in b"xXgLK" or not kind:
+                break
+            size = number(header[124:136])
+            spent += BLOCK + size
+            if size < 0 or spent > self._limit:
+                raise errors.InvalidArgument(f"extended headers of a tar entry exceed {self._limit} bytes")
+            data = self._padded(size)
+            if kind == b"L":
+                name = _text(data)
+            elif kind == b"K":
+                link = _text(data)
+            elif kind == b"g":
+                self._globals.update(parse_pax(data, None))
+            else:
+                pax = parse_pax(data, segments)
+        entry = _entry(header, kind)
+        if name:
+            entry.name = name
+        if link:
+            entry.link = link
+        if pax or self._globals:
+            merged = {**self._globals, **pax} if pax else self._globals
+            _extend(entry, merged)
+            self._sparse_pax(entry, merged, segments)
+        if kind == SPARSE:
+            self._sparse_gnu(entry, header)
+        if entry.type not in FILES:
+            entry.size = entry.real_size = 0
+        elif entry.name.endswith(b"/") and kind in (REGULAR, b"\0"):  # as V7 marks directories
+            entry.type = DIRECTORY
+        if entry.size < 0 or entry.real_size < 0:
+            raise errors.InvalidArgument(f"tar entry {show(entry.name)} has a negative size")
+        return entry
+
+    def _padded(self, size: int) -> bytes:
+        data = self._take((size + BLOCK - 1) // BLOCK * BLOCK)
+        if len(data) < size:
+            raise errors.InvalidArgument("the tar is cut off within a header")
+        return data[:size]
+
+    def _sparse_gnu(self, entry: Entry, header: bytes) -> None:
+        """The old GNU format: four places in the header, 21 in each block that follows it."""
+        entry.real_size = number(header[483:495])
+        segments = _places(header, 386, 4)
+        more = header[482]
+        while more:
+            block = self._padded(BLOCK)
+            segments += _places(block, 0, 21)
+            more = block[504]
+            if len(segments) * 24 > self._limit:
+                raise errors.InvalidArgument(f"the sparse map of tar entry {show(entry.name)} is too long")
+        entry.segments = _checked(entry, segments)
+
+    def _sparse_pax(self, entry: Entry, pax: Pax, segments: Segments) -> None:
+        if pax.get(b"GNU.sparse.major") == b"1" and pax.get(b"GNU.sparse.minor") == b"0":
+            segments = self._sparse_map(entry)
+        elif (text := pax.get(b"GNU.sparse.map")) is not None:
+            numbers = [_decimal(part) for part in text.split(b",") if part]
+            segments = list(zip(numbers[::2], numbers[1::2], strict=len(numbers) % 2 == 0))
+        elif not segments:
+            return
+        entry.name = pax.get(b"GNU.sparse.name", entry.name)
+        entry.real_size = _decimal(pax.get(b"GNU.sparse.realsize") or pax.get(b"GNU.sparse.size") or b"0")
+        entry.segments = _checked(entry, segments)
+
+    def _sparse_map(self, entry: Entry) -> Segments:
+        """Version 1.0: decimal numbers, a line each, in whole blocks before the data."""
+        text, used = b"", 0
+        wanted = 1
+        while text.count(b"\n") < wanted:
+            text += self._padded(BLOCK)
+            used += BLOCK
+            if used > self._limit or used > entry.size:
+                raise errors.InvalidArgument(f"the sparse map of tar entry {show(entry.name)} is too long")
+            if wanted == 1 and b"\n" in text:
+                wanted = 1 + 2 * _decimal(text.partition(b"\n")[0])
+        numbers = [_decimal(line) for line in text.split(b"\n")[1:wanted]]
+        entry.size -= used
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def parse_pax(data: bytes, segments: Segments | None) -> Pax:
+    """Records ``LENGTH KEY=VALUE\\n``. Repeated places of a sparse file (version 0.0) are added to ``segments``."""
+    records: Pax = {}
+    position = 0
+    offset = 0
+    while position < len(data):
+        space = data.find(b" ", position, position + 20)
+        end = position + _decimal(data[position:space]) if space > 0 else 0
+        equals = data.find(b"=", space, end)
+        if end > len(data) or equals < 0 or data[end - 1 : end] != b"\n":
+            raise errors.InvalidArgument("malformed record in a tar's extended header")
+        key, value = data[space + 1 : equals], data[equals + 1 : end - 1]
+        position = end
+        if key == b"GNU.sparse.offset":
+            offset = _decimal(value)
+        elif key == b"GNU.sparse.numbytes" and segments is not None:
+            segments.append((offset, _decimal(value)))
+        else:
+            records[key] = value
+    return records
+
+
+def show(name: bytes) -> str:
+    """A name as messages show it."""
+    text = name.decode("utf-8", "backslashreplace")
+    return '"' + (text if len(text) <= 300 else text[:300] + "…") + '"'
+
+
+@lru_cache(maxsize=8192)
+def number(field: bytes) -> int:
+    """Octal digits, or GNU's base-256 when the first bit is set."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big", signed=True)
+        return value if field[0] == 0xFF else value + (1 << (8 * len(field) - 1))
+    digits = field.partition(b"\0")[0].strip()
+    try:
+        return int(digits, 8) if digits else 0
+    except ValueError:
+        raise errors.InvalidArgument(f"malformed number {field!r} in a tar header") from None
+
+
+def _check(header: bytes) -> bytes:
+    """The type of a header whose checksum holds; some wrote it as a sum of signed bytes."""
+    if len(header) < BLOCK:
+        raise errors.InvalidArgument("the tar is cut off within a header")
+    wanted = number(header[148:156])
+    rest = header[:148] + header[156:]
+    total = sum(rest) + _SPACES
+    if total != wanted and total - 256 * sum(byte > 127 for byte in rest) != wanted:
+        raise errors.InvalidArgument("the checksum of a tar header is wrong")
+    return header[156:157]
+
+
+def _entry(header: bytes, kind: bytes) -> Entry:
+    entry = Entry()
+    name = header[:100].partition(b"\0")[0]
+    magic = header[257:263]
+    if magic == b"ustar\0" and header[345]:
+        name = header[345:500].partition(b"\0")[0] + b"/" + name
+    entry.name = name
+    entry.type = kind
+    if kind not in _KNOWN:
+        raise errors.InvalidArgument(f"tar entry {show(name)} has the unknown type {kind!r}")
+    entry.link = header[157:257].partition(b"\0")[0]
+    entry.mode = number(header[100:108]) & 0o7777
+    entry.uid = number(header[108:116])
+    entry.gid = number(header[116:124])
+    entry.size = entry.real_size = number(header[124:136])
+    entry.mtime = entry.atime = number(header[136:148]) * 1_000_000_000
+    entry.xattrs = entry.segments = None
+    entry.major = entry.minor = 0
+    if kind in (CHARACTER, BLOCK_DEVICE):
+        entry.major, entry.minor = number(header[329:337]), number(header[337:345])
+    return entry
+
+
+def _extend(entry: Entry, pax: Pax) -> None:
+    """Later keys of the header's own fields; an empty value takes a global one back."""
+    xattrs: dict[bytes, bytes] = {}
+    accessed = None
+    for key, value in pax.items():
+        if key.startswith(XATTR):
+            xattrs[key[len(XATTR) :]] = value
+        elif key.startswith(_XATTR_BASE64):
+            xattrs.setdefault(unquote_to_bytes(key[len(_XATTR_BASE64) :]), _base64(value))
+        elif not value:
+            continue
+        elif key == b"path":
+            entry.name = value
+        elif key == b"linkpath":
+            entry.link = value
+        elif key == b"size":
+            entry.size = entry.real_size = _decimal(value)
+        elif key == b"mtime":
+            entry.mtime = entry.atime = nanoseconds(value)
+        elif key == b"atime":
+            accessed = nanoseconds(value)
+        elif key == b"uid":
+            entry.uid = _decimal(value)
+        elif key == b"gid":
+            entry.gid = _decimal(value)
+        elif key == b"SCHILY.devmajor":
+            entry.major = _decimal(value)
+        elif key == b"SCHILY.devminor":
+            entry.minor = _decimal(value)
+    if accessed is not None:
+        entry.atime = accessed
+    entry.xattrs = xattrs or None
+
+
+def nanoseconds(text: bytes) -> int:
+    """``-1.25`` → -1250000000; digits past the ninth are dropped."""
+    whole, _, fraction = text.partition(b".")
+    sign = -1 if whole.startswith(b"-") else 1
+    digits = whole.lstrip(b"-+")
+    if not (digits + fraction).isdigit() or len(digits) > 20:
+        raise errors.InvalidArgument(f"malformed time {text[:40]!r} in a tar header")
+    return sign * (int(digits or b"0") * 1_000_000_000 + int((fraction + b"000000000")[:9]))
+
+
+def _decimal(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 20 or int(text) > _MAX_NUMBER:
+        raise errors.InvalidArgument(f"malformed number {text[:40]!r} in a tar header")
+    return int(text)
+
+
+def _base64(text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4))
+    except ValueError:
+        raise errors.InvalidArgument("malformed extended attribute in a tar header") from None
+
+
+def _text(data: bytes) -> bytes:
+    return data.partition(b"\0")[0]
+
+
+def _places(block: bytes, start: int, count: int) -> Segments:
+    places: Segments = []
+    for at in range(start, start + 24 * count, 24):
+        if not block[at] and not block[at + 12]:
+            break
+        places.append((number(block[at : at + 12]), number(block[at + 12 : at + 24])))
+    return places
+
+
+def _checked(entry: Entry, segments: Segments) -> Segments:
+    """Places in order, within the file, and as many bytes as the archive holds."""
+    position = total = 0
+    for offset, length in segments:
+        if offset < position or length < 0:
+            raise errors.InvalidArgument(f"the sparse map of tar entry {show(entry.name)} is out of order")
+        position = offset + length
+        total += length
+    if total != entry.size or position > entry.real_size:
+        raise errors.InvalidArgument(f"the sparse map of tar entry {show(entry.name)} does not fit its size")
+    return segments
