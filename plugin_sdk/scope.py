@@ -40,13 +40,20 @@ class Scope:
         left = max(0.0, self.deadline - time.monotonic())
         return left if limit is None else min(left, limit)
 
-    def on_cancel(self, stop: Callable[[], None]) -> None:
-        """Calls ``stop`` once when the caller goes away; at once if it has already gone."""
+    def on_cancel(self, stop: Callable[[], None]) -> Callable[[], None]:
+        """Calls ``stop`` once when the caller goes away; at once if it has already gone. The answer, called, takes that
+        back: a step that has ended need not be stopped any more."""
         with self._lock:
             if not self._canceled:
                 self._stops.append(stop)
-                return
+                return lambda: self._forget(stop)
         stop()
+        return lambda: None
+
+    def _forget(self, stop: Callable[[], None]) -> None:
+        with self._lock:
+            if stop in self._stops:
+                self._stops.remove(stop)
 
     def cancel(self) -> None:
         with self._lock:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, cast
 
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from plugin_sdk.scope import Scope
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+
+Handler = Callable[[Any, Any], Awaitable[Message] | AsyncIterator[Message | bytes]]
 
 
 class Call(Protocol):
@@ -51,7 +58,7 @@ class Method:
     response: type[Message]
     client_streaming: bool = False
     server_streaming: bool = False
-    handler: Callable[[Any, Call], Awaitable[Message] | AsyncIterator[Message | bytes]] | None = None
+    handler: Handler | None = None
     namespaced: bool = True
 
 
@@ -65,7 +72,7 @@ class Servicer(Protocol):
     def methods(self) -> Mapping[str, Method]: ...
 
 
-class Stream(Iterator[Message], AbstractContextManager["Stream"], Protocol):
+class Stream(Iterator[M_co], AbstractContextManager["Stream[M_co]"], Protocol[M_co]):
     """The answers of a streaming call; leaving the context cancels what still runs."""
 
     def cancel(self) -> None: ...
@@ -76,6 +83,43 @@ class Channel(Protocol):
 
     def unary(self, service: str, method: Method, request: Message, scope: Scope) -> Message: ...
 
-    def stream(self, service: str, method: Method, requests: Iterable[Message], scope: Scope) -> Stream: ...
+    def stream(self, service: str, method: Method, requests: Iterable[Message], scope: Scope) -> Stream[Message]: ...
 
     def close(self) -> None: ...
+
+
+@functools.cache
+def methods(service: ServiceDescriptor) -> Mapping[str, Method]:
+    """The table of a service as its .proto file declares it, without handlers."""
+    return {method.name: _method(method) for method in service.methods}
+
+
+def _method(method: MethodDescriptor) -> Method:
+    request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    return Method(method.name, request, response, method.client_streaming, method.server_streaming)
+
+
+def served(
+    service: ServiceDescriptor, handlers: Mapping[str, Handler], *, namespaced: bool = True
+) -> Mapping[str, Method]:
+    """The same with handlers; a method without one is left out, so that the transport answers Unimplemented."""
+    table = methods(service)
+    return {name: replace(table[name], handler=handler, namespaced=namespaced) for name, handler in handlers.items()}
+
+
+class Stub:
+    """A service at the far end of a channel, bound to a scope."""
+
+    __slots__ = ("_channel", "_methods", "_service", "scope")
+
+    def __init__(self, channel: Channel, service: ServiceDescriptor, scope: Scope) -> None:
+        self._channel = channel
+        self._service = service.full_name
+        self._methods = methods(service)
+        self.scope = scope
+
+    def unary(self, name: str, request: Message, response: type[M]) -> M:
+        return cast(M, self._channel.unary(self._service, self._methods[name], request, self.scope))
+
+    def stream(self, name: str, requests: Iterable[Message], response: type[M]) -> Stream[M]:
+        return cast("Stream[M]", self._channel.stream(self._service, self._methods[name], requests, self.scope))

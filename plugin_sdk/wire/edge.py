@@ -1,0 +1,104 @@
+"""What a server does with every call before and after its handler, whatever the transport: namespace, lease,
+deadline, threads, errors, log."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from plugin_sdk import errors, identifiers
+from plugin_sdk.scope import Scope
+from plugin_sdk.wire import status
+
+NAMESPACE = "containerd-namespace"
+LEASE = "containerd-lease"
+
+T = TypeVar("T")
+
+_log = logging.getLogger("corten.edge")
+
+
+class Lane(Protocol):
+    """The threads of one plugin; a ``concurrent.futures.Executor`` is one."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Raises ResourceExhausted, by name, when too many wait."""
+        ...
+
+
+@functools.lru_cache(1024)
+def _valid(namespace: str) -> str:
+    identifiers.validate(namespace)
+    return namespace
+
+
+class Edge:
+    """``lane`` answers the threads by name, "" for those of the metadata. ``check_lease`` raises NotFound when the
+    lease of the scope does not exist; it may block, and runs before the first work of a call."""
+
+    def __init__(self, lane: Callable[[str], Lane], check_lease: Callable[[Scope], None] | None = None) -> None:
+        self.lane = lane
+        self.check_lease = check_lease
+
+    def call(
+        self, namespaced: bool, headers: Mapping[str, str], peer: Callable[[], str], remaining: float | None
+    ) -> Call:
+        """``remaining`` is the caller's deadline in seconds from now. Raises FailedPrecondition for a missing
+        namespace, InvalidArgument for a malformed one."""
+        namespace = headers.get(NAMESPACE, "")
+        if namespace:
+            _valid(namespace)
+        elif namespaced:
+            raise errors.FailedPrecondition("namespace is required")
+        deadline = None if remaining is None else time.monotonic() + remaining
+        return Call(self, Scope(namespace, headers.get(LEASE) or None, deadline), headers, peer)
+
+
+class Call:
+    """A ``wire.rpc.Call``."""
+
+    __slots__ = ("_edge", "_lease_checked", "_peer", "headers", "scope")
+
+    def __init__(self, edge: Edge, scope: Scope, headers: Mapping[str, str], peer: Callable[[], str]) -> None:
+        self._edge = edge
+        self._lease_checked = scope.lease is None or edge.check_lease is None or not scope.namespace
+        self.scope = scope
+        self.headers = headers
+        self._peer = peer
+
+    @property
+    def peer(self) -> str:
+        return self._peer()
+
+    async def run(self, work: Callable[..., T], *args: object, lane: str = "") -> T:
+        if self._lease_checked:
+            future = self._edge.lane(lane).submit(work, *args)
+        else:
+            future = self._edge.lane(lane).submit(self._check_and_run, work, *args)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self.scope.cancel()
+            if not future.cancelled():  # begun: whoever holds a handle may close it only afterwards
+                await asyncio.wait([asyncio.wrap_future(future)])
+            raise
+
+    def _check_and_run(self, work: Callable[..., T], *args: object) -> T:
+        if self._edge.check_lease is not None:
+            self._edge.check_lease(self.scope)
+        self._lease_checked = True
+        return work(*args)
+
+
+def failure(path: str, error: BaseException) -> tuple[int, str]:
+    """Code and message to answer. What is not one of our errors is a defect: logged with its traceback."""
+    if isinstance(error, errors.Error):
+        _log.debug("%s: %s: %s", path, type(error).__name__, error.message)
+        return status.code(error), error.message
+    _log.error("%s failed", path, exc_info=error)
+    return status.CODES[errors.Unknown], f"{type(error).__name__}: {error}"

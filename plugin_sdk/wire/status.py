@@ -1,0 +1,40 @@
+"""Errors and gRPC's status codes, both ways. The numbers are those of google.rpc.Code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plugin_sdk import errors
+
+OK = 0
+
+CODES: Mapping[type[errors.Error], int] = {
+    errors.Canceled: 1,
+    errors.Unknown: 2,
+    errors.InvalidArgument: 3,
+    errors.DeadlineExceeded: 4,
+    errors.NotFound: 5,
+    errors.AlreadyExists: 6,
+    errors.PermissionDenied: 7,
+    errors.ResourceExhausted: 8,
+    errors.FailedPrecondition: 9,
+    errors.Aborted: 10,
+    errors.OutOfRange: 11,
+    errors.Unimplemented: 12,
+    errors.Internal: 13,
+    errors.Unavailable: 14,
+    errors.DataLoss: 15,
+    errors.Unauthenticated: 16,
+}
+
+CLASSES: Mapping[int, type[errors.Error]] = {code: kind for kind, code in CODES.items()}
+
+
+def code(error: errors.Error) -> int:
+    """That of the error's class or of the nearest base; Unknown's for a bare Error."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), CODES[errors.Unknown])
+
+
+def error(code: int, message: str) -> errors.Error:
+    """An unassigned code becomes Unknown, as gRPC asks of its clients."""
+    return CLASSES.get(code, errors.Unknown)(message)

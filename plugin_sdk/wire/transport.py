@@ -1,0 +1,324 @@
+"""gRPC: the server on grpc.aio, and a blocking client. The one file that imports grpc.
+
+Addresses are ``unix:///path`` or ``/path`` for a unix socket, ``tcp://host:port`` or ``host:port`` for TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from plugin_sdk import errors
+from plugin_sdk.scope import Scope
+from plugin_sdk.wire import edge, rpc, status
+
+MAX_MESSAGE = 16 << 20
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_metadata_size", 64 << 10),
+]
+_SERVER_OPTIONS = [
+    *_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+_CLIENT_OPTIONS = [
+    *_OPTIONS,
+    ("grpc.use_local_subchannel_pool", 1),  # one channel's failures do not delay another's attempts
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_MAX_PATH = 107
+
+Context = Any  # grpc.aio.ServicerContext, whose stubs lag behind
+
+
+def split(address: str) -> tuple[str, bool]:
+    """Path or ``host:port``, and whether it is a path. Raises InvalidArgument."""
+    scheme, found, rest = address.partition("://")
+    if not found:
+        scheme, rest = ("unix" if address.startswith("/") else "tcp"), address
+    if scheme not in ("unix", "tcp") or not rest:
+        raise errors.InvalidArgument(f'address "{address}": neither unix:///path nor tcp://host:port')
+    if scheme == "unix" and len(os.fsencode(rest)) > _MAX_PATH:
+        raise errors.InvalidArgument(f'address "{address}": a unix socket\'s path has at most {_MAX_PATH} bytes')
+    return rest, scheme == "unix"
+
+
+class Server:
+    """Made, used and stopped within one event loop."""
+
+    def __init__(self, lane: Callable[[str], edge.Lane], check_lease: Callable[[Scope], None] | None = None) -> None:
+        self._edge = edge.Edge(lane, check_lease)
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._sockets: list[tuple[str, int]] = []
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS, handlers=[_Router(self._handlers)])
+
+    def mount(self, servicer: rpc.Servicer) -> None:
+        """Also while serving. A method without handler answers Unimplemented."""
+        for name, method in servicer.methods.items():
+            if method.handler is not None:
+                path = f"/{servicer.service}/{name}"
+                self._handlers[path] = _handler(self._edge, path, method)
+
+    def listen(self, address: str, *, uid: int = 0, gid: int = 0, mode: int = 0o660) -> int:
+        """Answers the port of TCP, 0 for a unix socket; owner and mode are for the latter.
+
+        A socket that a dead server left is replaced. Raises FailedPrecondition when one lives there or the address
+        cannot be used."""
+        target, is_path = split(address)
+        if not is_path:
+            return _bind(self._server, target)
+        remove_stale(target)
+        before = os.umask(0o777 & ~mode)
+        try:
+            _bind(self._server, f"unix:{target}")
+        finally:
+            os.umask(before)
+        if (os.geteuid(), os.getegid()) != (uid, gid) and os.geteuid() == 0:
+            os.chown(target, uid, gid)
+        os.chmod(target, mode)
+        self._sockets.append((target, os.stat(target).st_ino))
+        return 0
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Takes no more calls, gives those that run ``grace`` seconds, cancels the rest, removes its sockets."""
+        await self._server.stop(grace or None)
+        for path, inode in self._sockets:
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        self._sockets.clear()
+
+
+def _bind(server: grpc.aio.Server, target: str) -> int:
+    try:
+        return server.add_insecure_port(target)
+    except RuntimeError as err:
+        raise errors.FailedPrecondition(f'cannot listen on "{target}": {err}') from err
+
+
+def remove_stale(path: str) -> None:
+    """Removes the socket at ``path`` unless somebody listens there. Raises FailedPrecondition."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise errors.FailedPrecondition(f'"{path}" is there and is not a socket')
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(path) == 0:
+            raise errors.FailedPrecondition(f'another server listens on "{path}"')
+    os.unlink(path)
+
+
+class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(handler_call_details.method)
+
+
+_MAKERS: Mapping[tuple[bool, bool], Any] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _handler(edge_: edge.Edge, path: str, method: rpc.Method) -> grpc.RpcMethodHandler[Any, Any]:
+    wrap = _streaming if method.server_streaming else _unary
+    maker = _MAKERS[method.client_streaming, method.server_streaming]
+    handler: grpc.RpcMethodHandler[Any, Any] = maker(
+        wrap(edge_, path, method), request_deserializer=method.request.FromString, response_serializer=_encode
+    )
+    return handler
+
+
+def _encode(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def _call(edge_: edge.Edge, method: rpc.Method, context: Context) -> edge.Call:
+    return edge_.call(method.namespaced, dict(context.invocation_metadata()), context.peer, context.time_remaining())
+
+
+def _unary(edge_: edge.Edge, path: str, method: rpc.Method) -> Callable[[Any, Context], Awaitable[Message]]:
+    handler: Any = method.handler
+
+    async def answer(request: Any, context: Context) -> Message:
+        call = None
+        try:
+            call = _call(edge_, method, context)
+            response: Message = await handler(request, call)
+            return response
+        except asyncio.CancelledError:
+            _cancel(call)
+            raise
+        except Exception as err:  # noqa: BLE001  # the edge: every failure becomes a status
+            aborted: Message = await _abort(context, path, err)
+            return aborted
+
+    return answer
+
+
+def _streaming(edge_: edge.Edge, path: str, method: rpc.Method) -> Callable[[Any, Context], Awaitable[None]]:
+    handler: Any = method.handler
+
+    async def answer(request: Any, context: Context) -> None:
+        call = None
+        try:
+            call = _call(edge_, method, context)
+            async with _closing(handler(request, call)) as responses:
+                async for response in responses:
+                    await context.write(response)
+        except asyncio.CancelledError:
+            _cancel(call)
+            raise
+        except Exception as err:  # noqa: BLE001  # the edge: every failure becomes a status
+            await _abort(context, path, err)
+
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def _closing(responses: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+    """An iterator that is a generator ends with the call, not at some later collection."""
+    try:
+        yield responses
+    finally:
+        close = getattr(responses, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _cancel(call: edge.Call | None) -> None:
+    if call is not None:
+        call.scope.cancel()
+
+
+async def _abort(context: Context, path: str, error: Exception) -> Any:
+    code, message = edge.failure(path, error)
+    await context.abort(_CODES[code], message)
+
+
+class Channel:
+    """A ``wire.rpc.Channel``; used from any thread. ``lease`` False leaves the lease header out, for plugins."""
+
+    def __init__(self, address: str, *, lease: bool = True) -> None:
+        target, is_path = split(address)
+        self.address = address
+        self._lease = lease
+        self._channel = grpc.insecure_channel(f"unix:{target}" if is_path else target, options=_CLIENT_OPTIONS)
+        self._callables: dict[tuple[str, str], Any] = {}
+
+    def unary(self, service: str, method: rpc.Method, request: Message, scope: Scope) -> Message:
+        scope.check()
+        future = self._callable(service, method).future(
+            request, timeout=scope.remaining(), metadata=self._metadata(scope)
+        )
+        forget = scope.on_cancel(future.cancel)
+        try:
+            response: Message = future.result()
+        except (grpc.RpcError, grpc.FutureCancelledError) as err:
+            raise self._error(err) from None
+        finally:
+            forget()
+        return response
+
+    def stream(
+        self, service: str, method: rpc.Method, requests: Iterable[Message], scope: Scope
+    ) -> rpc.Stream[Message]:
+        scope.check()
+        argument = iter(requests) if method.client_streaming else next(iter(requests))
+        start = self._callable(service, method)
+        if not method.server_streaming:
+            raise errors.Unimplemented(f"{service}/{method.name}: client streams have no use here")
+        call = start(argument, timeout=scope.remaining(), metadata=self._metadata(scope))
+        return _Stream(call, scope.on_cancel(call.cancel), self._error)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _callable(self, service: str, method: rpc.Method) -> Any:
+        key = (service, method.name)
+        if key not in self._callables:
+            kinds = ("unary", "stream")
+            make = getattr(self._channel, f"{kinds[method.client_streaming]}_{kinds[method.server_streaming]}")
+            self._callables[key] = make(
+                f"/{service}/{method.name}",
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.response.FromString,
+            )
+        return self._callables[key]
+
+    def _metadata(self, scope: Scope) -> list[tuple[str, str]]:
+        headers = [(edge.NAMESPACE, scope.namespace)] if scope.namespace else []
+        if self._lease and scope.lease:
+            headers.append((edge.LEASE, scope.lease))
+        return headers
+
+    def _error(self, error: Any) -> errors.Error:
+        if isinstance(error, grpc.FutureCancelledError):
+            return errors.Canceled("the caller has gone away")
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
+            return errors.Unavailable(f'"{self.address}" does not answer: {details}')
+        return status.error(code.value[0], details)
+
+
+class _Stream:
+    def __init__(self, call: Any, forget: Callable[[], None], error: Callable[[Any], errors.Error]) -> None:
+        self._call = call
+        self._forget = forget
+        self._error = error
+
+    def __iter__(self) -> _Stream:
+        return self
+
+    def __next__(self) -> Message:
+        try:
+            message: Message = next(self._call)
+        except grpc.RpcError as err:
+            self._forget()
+            raise self._error(err) from None
+        except StopIteration:
+            self._forget()
+            raise
+        return message
+
+    def cancel(self) -> None:
+        self._forget()
+        self._call.cancel()
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.cancel()
+
+
+def connect(address: str, *, lease: bool = True) -> Channel:
+    """Does not wait for the server: the first call does, and raises Unavailable. Raises InvalidArgument."""
+    return Channel(address, lease=lease)
