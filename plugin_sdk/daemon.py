@@ -23,6 +23,17 @@ class PluginInfo:
     skipped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The daemon itself: an id that it keeps, its process id and the inode of its linux pid namespace, and for each
+    outdated thing that is in use its id, a sentence, and when it was last used."""
+
+    uuid: str
+    pid: int
+    pidns: int
+    deprecations: Sequence[tuple[str, str, int]] = ()
+
+
 class View(Protocol):
     """Everything of one namespace, under one lease if there is one."""
 

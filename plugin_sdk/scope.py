@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from plugin_sdk import errors
 
@@ -39,6 +40,17 @@ class Scope:
             return limit
         left = max(0.0, self.deadline - time.monotonic())
         return left if limit is None else min(left, limit)
+
+    @contextmanager
+    def within(self, timeout: float) -> Iterator[Scope]:
+        """The same with a deadline ``timeout`` seconds from now, or the earlier one it has; cancelled with this one."""
+        end = time.monotonic() + timeout
+        inner = Scope(self.namespace, self.lease, end if self.deadline is None else min(end, self.deadline))
+        forget = self.on_cancel(inner.cancel)
+        try:
+            yield inner
+        finally:
+            forget()
 
     def on_cancel(self, stop: Callable[[], None]) -> Callable[[], None]:
         """Calls ``stop`` once when the caller goes away; at once if it has already gone. The answer, called, takes that
