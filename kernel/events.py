@@ -2,8 +2,8 @@
 
 ``publish`` may be called from any thread; each subscriber sees the events in the order of the calls. Filters are asked
 in the publisher's thread, so that a subscription keeps only what it wants. One that does not take its events is ended
-when more than 65,536 of them, or 16 MiB, wait for it: it then raises ResourceExhausted, and its client subscribes again.
-So neither memory nor other subscribers suffer from a slow one.
+when more than 65,536 of them, or 16 MiB, wait for it: it then raises ResourceExhausted, and its client subscribes
+again. So neither memory nor other subscribers suffer from it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@
                1───* ingests     writes in progress
                1───* snapshots   of one snapshotter each
                1───* edges       owner: source → target
+               1───* tasks 1───* exits
 
 **Numbers.** Each write has a number, ``born`` in what it inserts; keys that plugins see contain one as well. All come
 from ``seq``, only ever rise, and are raised to the wall clock in milliseconds when the database is opened.
@@ -23,7 +24,8 @@ object. ``cause`` is ``record`` (a column of the owner's row), ``label``, or ``l
 
 **States.** snapshots: ``creating`` → ``ready``; a name being committed is ``committing``, and so is its key, which the
 name's row has in ``source``. ``unpushed`` labels are not yet known to the plugin. ingests: ``open`` → ``committing``;
-``backend`` is empty while a shared blob stands for the bytes. blobs have no state: a row is ready.
+while ``shared``, a blob of another namespace stands for the bytes. blobs have no state: a row is ready.
+tasks: ``creating`` → ``created`` → ``started``; each has an ``incarnation``, so that exits are recorded once.
 ``uncertain`` graves: the call that made the object may still take effect, so its absence does not end the grave.
 
 Labels, annotations and extensions are JSON. Times are nanoseconds since the epoch.
@@ -74,7 +76,7 @@ CREATE INDEX blobs_digest ON blobs (digest);
 
 CREATE TABLE ingests (
     namespace TEXT NOT NULL, ref TEXT NOT NULL, state TEXT NOT NULL, backend TEXT NOT NULL,
-    total INTEGER NOT NULL, expected TEXT NOT NULL, lease TEXT NOT NULL DEFAULT '',
+    total INTEGER NOT NULL, expected TEXT NOT NULL, shared INTEGER NOT NULL, lease TEXT NOT NULL DEFAULT '',
     digest TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}',
     started_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, born INTEGER NOT NULL,
     PRIMARY KEY (namespace, ref)
@@ -108,4 +110,16 @@ CREATE TABLE edges (
 CREATE INDEX edges_source ON edges (namespace, source, target, flat, expires);
 CREATE INDEX edges_target ON edges (namespace, target);
 CREATE INDEX edges_born ON edges (born);
+
+CREATE TABLE tasks (
+    incarnation INTEGER PRIMARY KEY, namespace TEXT NOT NULL, id TEXT NOT NULL, runtime TEXT NOT NULL,
+    state TEXT NOT NULL, pid INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (namespace, id)
+);
+
+CREATE TABLE exits (
+    incarnation INTEGER NOT NULL, exec TEXT NOT NULL,
+    pid INTEGER NOT NULL, status INTEGER NOT NULL, exited_at INTEGER NOT NULL,
+    PRIMARY KEY (incarnation, exec)
+) WITHOUT ROWID;
 """
