@@ -33,11 +33,11 @@ class Group(click.Group):
 @click.option("-l", "--log-level", help="trace, debug, info, warn, error, fatal or panic.")
 @click.option("-v", "--version", is_flag=True, help="Print the version.")
 @click.pass_context
-def main(ctx: click.Context, config: Path | None, version: bool, **flags: str | None) -> None:
+def main(ctx: click.Context, /, config: Path | None, version: bool, **flags: str | None) -> None:
     """Runs the container daemon."""
     ctx.obj = (config, {name: value for name, value in flags.items() if value})
     if version:
-        from kernel.version import VERSION
+        from plugin_sdk.release import VERSION
 
         click.echo(f"cortend {VERSION}")
     elif ctx.invoked_subcommand is None:

@@ -34,6 +34,14 @@ PROXY_TYPES: Mapping[str, str] = {
 
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "address": ("grpc", "address"),
+    "root": ("root",),
+    "state": ("state",),
+    "log_level": ("debug", "level"),
+}
+"""The keys that flags of ``cortend`` set; they go before every file."""
+
 SERVER_TABLES: Mapping[str, str] = {
     f"io.containerd.server.v1.{name}": name for name in ("grpc", "ttrpc", "debug", "metrics")
 }
@@ -174,9 +182,11 @@ def load(path: Path | None = None, overrides: Mapping[str, str] | None = None) -
         version = document.data["version"]
         raise document.error(("version",), f"version {version!r} is not known; known are 2, 3 and 4")
     _lift_server_tables(document)
+    for flag, value in (overrides or {}).items():
+        document.put(FLAGS[flag], value, "--" + flag.replace("_", "-"))
     config = document.decode(Config, document.data)
     _check(config, document)
-    return Loaded(_override(config, overrides or {}), document)
+    return Loaded(config, document)
 
 
 def _read(document: toml.Document, first: Path) -> None:
@@ -266,15 +276,6 @@ def _check_platform(name: str, text: str, document: toml.Document) -> None:
 
 def _near(name: str, valid: Iterable[str]) -> str:
     return toml.nearest(name, valid)
-
-
-def _override(config: Config, flags: Mapping[str, str]) -> Config:
-    """The flags of ``cortend`` go before every file."""
-    if address := flags.get("address"):
-        config = dataclasses.replace(config, grpc=dataclasses.replace(config.grpc, address=address))
-    if level := flags.get("log_level"):
-        config = dataclasses.replace(config, debug=dataclasses.replace(config.debug, level=level))
-    return dataclasses.replace(config, root=flags.get("root") or config.root, state=flags.get("state") or config.state)
 
 
 def default_text(plugins: Iterable[plugin.Registration] = ()) -> str:

@@ -76,6 +76,14 @@ class Document:
         _merge(self.data, data)
         return data
 
+    def put(self, where: Where, value: object, place: str) -> None:
+        """Sets one value over what files say; ``place`` stands for the file in errors."""
+        table = self.data
+        for name in where[:-1]:
+            table = self._of(dict, table.setdefault(name, {}), where[:-1])
+        table[where[-1]] = value
+        self._places[where] = place
+
     def place(self, where: Where) -> str:
         """``file:line: `` of a key, or of the nearest table around it; empty when it came from no file."""
         for length in range(len(where), 0, -1):

@@ -240,8 +240,9 @@ def test_use_hands_over_the_object() -> None:
 
 def test_a_plugin_that_is_not_loaded_is_an_invalid_argument() -> None:
     registry = load()
-    with pytest.raises(errors.InvalidArgument, match="^snapshotter not loaded: zfs$"), registry.use(
-        plugin.SNAPSHOTTER, "zfs"
+    with (
+        pytest.raises(errors.InvalidArgument, match=r"^snapshotter not loaded: zfs$"),
+        registry.use(plugin.SNAPSHOTTER, "zfs"),
     ):
         pass
 
@@ -252,8 +253,9 @@ def test_no_plugin_is_called_inside_a_transaction() -> None:
 
     registry = plugins.Registry(context_of, guard)
     registry.load(plugins.Found([("x", CONTENT)], []))
-    with pytest.raises(errors.Internal, match="content is called in a transaction"), registry.use(
-        plugin.CONTENT, "content"
+    with (
+        pytest.raises(errors.Internal, match="content is called in a transaction"),
+        registry.use(plugin.CONTENT, "content"),
     ):
         pass
 
