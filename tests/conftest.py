@@ -117,6 +117,24 @@ def both(corten: sides.Side, containerd: sides.Side) -> sides.Both:
     return sides.Both(corten, containerd)
 
 
+@pytest.fixture(autouse=True)
+def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Removes what a failed test has left in the namespace ``default``, so that the next one does not fail of it."""
+    yield
+    if "both" in request.fixturenames:
+        request.getfixturevalue("both").each(tidy_side)
+
+
+def tidy_side(side: sides.Side) -> None:
+    for task in side.output("tasks", "ls", "-q").split():
+        side.ctr("tasks", "rm", "-f", task)
+    for container in side.output("containers", "ls", "-q").split():
+        side.ctr("containers", "rm", container)
+    for row in side.output("snapshots", "ls").splitlines()[1:]:
+        if not row.startswith("sha256:"):
+            side.ctr("snapshots", "rm", row.split()[0])
+
+
 @pytest.fixture
 def fresh(request: pytest.FixtureRequest) -> str:
     """The name of a namespace that no other test uses; ``@`` in it is resolved per side."""

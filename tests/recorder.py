@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, descriptor_pool, message_factory
+from google.protobuf import any_pb2, descriptor_pool, empty_pb2, message_factory
 from google.protobuf.message import Message
 
 from plugin_sdk.api.events import container_pb2, content_pb2, image_pb2, namespace_pb2, snapshot_pb2, task_pb2
@@ -78,14 +78,16 @@ class Recorder:
     def flush(self, timeout: float = 10) -> int:
         """Waits until what was published before has arrived; answers how many events there are."""
         assert self._channel is not None
-        publish = self._channel.unary_unary(EVENTS + "Publish", events_pb2.PublishRequest.SerializeToString)
+        publish = self._channel.unary_unary(
+            EVENTS + "Publish", events_pb2.PublishRequest.SerializeToString, empty_pb2.Empty.FromString
+        )
         wanted = f"{time.monotonic_ns()}"
         event = namespace_pb2.NamespaceDelete(name=wanted)
         request = events_pb2.PublishRequest(topic=SENTINEL)
         request.event.type_url, request.event.value = "containerd.events.NamespaceDelete", event.SerializeToString()
         deadline = time.monotonic() + timeout
         while not self._has_sentinel(wanted, 0.5):
-            publish(request, metadata=[("containerd-namespace", "sentinel")], timeout=timeout)
+            publish(request, metadata=(("containerd-namespace", "sentinel"),), timeout=timeout)
             assert time.monotonic() < deadline, f"no events from {self.address}"
         return len(self.events)
 
@@ -119,7 +121,7 @@ def opened(packed: any_pb2.Any) -> dict[str, Any]:
         kind = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(packed.type_url))
     except KeyError:
         return {"value": packed.value.decode(errors="backslashreplace")}
-    return plain(kind.FromString(packed.value))
+    return {field.name: plain(value) for field, value in kind.FromString(packed.value).ListFields()}
 
 
 def plain(value: Any) -> Any:

@@ -20,18 +20,24 @@ from typing import Any
 from benchmarks.daemons import Daemon
 from tests.recorder import Event, Recorder
 
-SCRUBS: Sequence[tuple[str, str]] = (
+Scrubs = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+SCRUBS: Scrubs = (
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d))?( UTC)?", "TIME"),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "UUID"),
-    (r"(less than a|about an?|\d+) (second|minute|hour)s?( ago)?", "AGE"),
+    (r"([Ll]ess than a|[Aa]bout an?|\d+) (second|minute|hour)s?( ago)?", "AGE"),
+    (r"\bextract-\d+-\S{4}(?= )", "EXTRACT"),
+    (r"/tmp/containerd-mount\d+", "MOUNTED"),
     (r"\d+(\.\d+)?m?s\b", "SPAN"),
     (r"DIR/root/\S*?snapshots/\d+", "SNAPSHOT"),
     (r"/run/containerd/fifo/\d+", "FIFOS"),
     (r"DIR/state/\S*?\.task(?=/)", "TASKS"),
     (r"(?m)^(@\S+\s+)\d+(\s+(?:CREATED|RUNNING|STOPPED|PAUSED))", r"\1PID\2"),
     (r"[ \t]+(?=\n)|[ \t]+$", ""),
-    (r"(?<=\S)[ \t]{2,}", " "),
+    (r"(?<=\S)([ \t]{2,}|\t)", " "),
+    (r"\S+=\S*(?:,\S+=\S*)+", lambda found: ",".join(sorted(found[0].split(",")))),
 )
+# Answers in the order of a hash table.
+UNORDERED = (("tasks", "ls"), ("t", "ls"))
 MOVING = ("pid", "exited_at", "created_at", "updated_at")
 
 
@@ -46,6 +52,9 @@ class Outcome:
     @property
     def lines(self) -> list[str]:
         return self.stdout.splitlines()
+
+    def in_order(self) -> Outcome:
+        return replace(self, stdout="\n".join(sorted(self.lines)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class Side:
     def resolve(self, argument: str) -> str:
         return argument.replace("{dir}", str(self.directory)).replace("@", self.prefix)
 
-    def normalise(self, text: str, scrubs: Sequence[tuple[str, str]] = ()) -> str:
+    def normalise(self, text: str, scrubs: Scrubs = ()) -> str:
         text = text.replace(str(self.directory), "{dir}").replace(str(self.daemon.directory), "DIR")
         text = text.replace(self.prefix, "@")
         for pattern, replacement in (*scrubs, *SCRUBS):
@@ -93,7 +102,7 @@ class Side:
         assert done.returncode == 0, f"{self.name}: ctr {' '.join(line)}: {done.stderr.decode()}"
         return done.stdout.decode()
 
-    def outcome(self, done: subprocess.CompletedProcess[bytes], scrubs: Sequence[tuple[str, str]] = ()) -> Outcome:
+    def outcome(self, done: subprocess.CompletedProcess[bytes], scrubs: Scrubs = ()) -> Outcome:
         stdout, stderr = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
         return Outcome(done.returncode, self.normalise(stdout, scrubs), self.normalise(stderr, scrubs))
 
@@ -126,18 +135,19 @@ class Both:
         namespace: str = "default",
         stdin: bytes | None = None,
         timeout: float = 60,
-        scrubs: Sequence[tuple[str, str]] = (),
+        scrubs: Scrubs = (),
         code: int | None = 0,
     ) -> Outcome:
-        """Runs the line on both; the normalised outcomes must be equal, and the exit code ``code`` unless that is None."""
+        """Runs the line on both; the normalised outcomes must be equal, and the exit code be ``code`` if not None."""
 
         def run(side: Side) -> Outcome:
-            return side.outcome(side.ctr(*line, namespace=namespace, stdin=stdin, timeout=timeout), scrubs)
+            done = side.outcome(side.ctr(*line, namespace=namespace, stdin=stdin, timeout=timeout), scrubs)
+            return done.in_order() if line[:2] in UNORDERED else done
 
         peer, corten = self.each(run)
         assert corten == peer, difference(line, peer, corten)
         assert code is None or peer.code == code, f"ctr {' '.join(line)} ended with {peer.code}: {peer.stderr}"
-        return peer
+        return Outcome(peer.code, peer.stdout, peer.stderr)
 
     def mark(self) -> tuple[int, int]:
         """A point in time: the events that come after it are compared by ``same_events``."""

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 
 
 def run(argv: Sequence[str], dialogue: Sequence[tuple[str, str]] = (), timeout: float = 30) -> tuple[int, str]:
-    """Runs ``argv`` at a terminal of 30 rows and 100 columns. Each (expected, typed): waits for the one, types the other.
+    """Runs ``argv`` at a terminal of 30 rows and 100 columns. Each (expected, typed): awaits the one, types the other.
 
-    Answers the exit code and all that was shown, with line ends as ``\\n``. Raises AssertionError when it takes too long.
+    Answers the exit code and all that was shown, line ends as ``\\n``. Raises AssertionError when it takes too long.
     """
     control, terminal = pty.openpty()
     try:
         resize(control, 30, 100)
         with subprocess.Popen(
-            argv, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=_own_terminal
+            argv, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
         ) as process:
             os.close(terminal)
             try:
@@ -30,18 +30,13 @@ def run(argv: Sequence[str], dialogue: Sequence[tuple[str, str]] = (), timeout: 
             except AssertionError:
                 process.kill()
                 raise
-        return process.returncode, shown.decode(errors="replace").replace("\r\n", "\n")
+        return process.returncode, shown.decode(errors="replace").replace("\r", "")
     finally:
         os.close(control)
 
 
 def resize(control: int, rows: int, columns: int) -> None:
     fcntl.ioctl(control, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-
-def _own_terminal() -> None:
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _talk(control: int, dialogue: Sequence[tuple[str, str]], deadline: float) -> bytes:

@@ -22,18 +22,18 @@ class Node:
     xattrs: tuple[tuple[str, bytes], ...]
 
 
-def scan(root: Path, *, times: bool = True) -> dict[str, Node]:
-    """Every path below ``root``, which is ``.`` itself. Sizes of directories and, on request, times are left out."""
+def scan(root: Path, *, folder_times: bool = True) -> dict[str, Node]:
+    """Every path below ``root``, which is ``.``. Sizes of directories and, on request, their times are left out."""
     paths = sorted([".", *(os.path.relpath(path, root) for path in _walk(root))])
     first: dict[tuple[int, int], str] = {}
-    return {path: _node(root, path, first, times) for path in paths}
+    return {path: _node(root, path, first, folder_times) for path in paths}
 
 
 def _walk(root: Path) -> list[str]:
     return [os.path.join(folder, name) for folder, folders, files in os.walk(root) for name in (*folders, *files)]
 
 
-def _node(root: Path, path: str, first: dict[tuple[int, int], str], times: bool) -> Node:
+def _node(root: Path, path: str, first: dict[tuple[int, int], str], folder_times: bool) -> Node:
     full = os.path.join(root, path)
     status = os.lstat(full)
     folder = stat.S_ISDIR(status.st_mode)
@@ -41,7 +41,7 @@ def _node(root: Path, path: str, first: dict[tuple[int, int], str], times: bool)
         mode=stat.filemode(status.st_mode),
         owner=(status.st_uid, status.st_gid),
         size=0 if folder else status.st_size,
-        mtime=status.st_mtime_ns if times else 0,
+        mtime=status.st_mtime_ns if folder_times or not folder else 0,
         data=_data(full, status),
         links="" if folder else first.setdefault((status.st_dev, status.st_ino), path),
         xattrs=tuple((name, os.getxattr(full, name, follow_symlinks=False)) for name in _names(full)),

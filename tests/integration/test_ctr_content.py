@@ -70,7 +70,8 @@ def test_content_of_another_namespace_is_not_seen(both: Both, fresh: str) -> Non
 
 def test_missing_content_is_not_found(both: Both, fresh: str) -> None:
     name = digest(b"missing")
-    for verb in (("get", name), ("label", name, "a=b"), ("rm", name)):
+    both.ctr("content", "rm", name, namespace=fresh)
+    for verb in (("get", name), ("label", name, "a=b")):
         assert "not found" in both.ctr("content", *verb, namespace=fresh, code=None).stderr
 
 

@@ -41,7 +41,7 @@ def mounted_tree(side: Side, namespace: str, image: str) -> dict[str, trees.Node
     target.mkdir()
     side.output("images", "mount", image, str(target), namespace=namespace)
     try:
-        return trees.scan(target)
+        return trees.scan(target, folder_times=False)
     finally:
         side.output("images", "unmount", "--rm", str(target), namespace=namespace)
 

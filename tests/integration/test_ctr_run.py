@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from scripts import images
@@ -45,7 +47,16 @@ def test_run_detached_leaves_a_task(both: Both) -> None:
 
 
 def test_run_has_a_terminal(both: Both) -> None:
-    line = ("run", "--rm", "-t", BUSYBOX, "@tty", "/bin/sh", "-c", "tty; stty size; read x; echo got $x; exit 4")
+    line = (
+        "run",
+        "--rm",
+        "-t",
+        BUSYBOX,
+        "@tty",
+        "/bin/sh",
+        "-c",
+        "tty; sleep 0.5; stty size; read x; echo got $x; exit 4",
+    )
     code, shown = both.same(lambda side: terminal.run(side.argv(*line), [("100", "word\n")]))
     assert code == 4
     assert "/dev/pts/0\n30 100\n" in shown and "got word" in shown
@@ -79,15 +90,13 @@ def test_a_read_only_root_refuses_writes(both: Both) -> None:
         (("--mount", "type=tmpfs,src=tmpfs,dst=/tmp,options=size=64k"), "df /tmp | tail -n 1", "tmpfs"),
         (("--snapshotter", "native"), "ls /bin/busybox; grep -c overlay /proc/mounts", "/bin/busybox\n0\n"),
         (("--net-host",), "readlink /proc/self/ns/net", "net:["),
-        (("--memory-limit", "67108864"), "cat /sys/fs/cgroup/memory/memory.limit_in_bytes", "67108864\n"),
         (("--label", "a=b"), "hostname", ""),
-        (("--cpus", "0.5"), "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000\n"),
         (("--privileged",), "grep CapEff /proc/self/status", "CapEff"),
         (("--cap-drop", "CAP_CHOWN"), "grep Cap /proc/self/status", "CapEff"),
         (("--allow-new-privs",), "grep NoNewPrivs /proc/self/status", "0"),
         ((), "cat /proc/mounts | cut -d' ' -f2-3", "/proc proc\n"),
         ((), "grep -E 'Cap|NoNew|Seccomp' /proc/self/status; ulimit -n; umask; id; ls /dev", "CapEff"),
-        ((), "cut -d: -f2- /proc/self/cgroup | sort; cat /proc/1/oom_score_adj", "0"),
+        ((), "cut -d: -f2- /proc/self/cgroup | sort; cat /proc/1/oom_score_adj", "/default/@options"),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value)[:30],
 )
@@ -96,6 +105,23 @@ def test_run_takes_its_options(both: Both, options: tuple[str, ...], script: str
         both.ctr("images", "import", "--snapshotter", "native", both.corten.resolve("{dir}/../busybox.tar"))
     done = both.ctr("run", "--rm", *options, BUSYBOX, "@options", "/bin/sh", "-c", script, code=None)
     assert expected in done.stdout, done
+
+
+@pytest.mark.parametrize(
+    ("options", "places", "expected"),
+    [
+        (("--memory-limit", "67108864"), ("memory/{}/memory.limit_in_bytes", "{}/memory.max"), "67108864"),
+        (("--cpus", "0.5"), ("cpu/{}/cpu.cfs_quota_us", "{}/cpu.max"), "50000"),
+    ],
+    ids=["memory", "cpus"],
+)
+def test_limits_reach_the_cgroup(both: Both, options: tuple[str, ...], places: tuple[str, ...], expected: str) -> None:
+    def limit(side: Side) -> str:
+        paths = [Path("/sys/fs/cgroup", place.format(side.resolve("default/@limited"))) for place in places]
+        return next(path.read_text() for path in paths if path.exists())
+
+    both.ctr("run", "-d", *options, BUSYBOX, "@limited", "/bin/sleep", "600")
+    assert both.same(limit).startswith(expected)
 
 
 def test_an_unprivileged_user_may_reopen_its_output(both: Both) -> None:

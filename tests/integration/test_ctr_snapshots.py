@@ -74,9 +74,9 @@ def test_prepare_and_view_print_their_mounts(both: Both, fresh: str, snapshotter
     snapshots = Snapshots(both, fresh, snapshotter)
     snapshots.layer("base", "touch file")
     snapshots.layer("top", "touch other", "base")
-    for number, parent in enumerate(([], ["base"], ["top"])):
-        assert "mount" in snapshots("prepare", "--target", "/target", f"p{number}", *parent)
-        assert json.loads(snapshots("prepare", "--mounts", f"j{number}", *parent))
+    for number, parents in enumerate(((), ("base",), ("top",))):
+        assert "mount" in snapshots("prepare", "--target", "/target", f"p{number}", *parents)
+        assert json.loads(snapshots("prepare", "--mounts", f"j{number}", *parents))
     for number, parent in enumerate(("base", "top")):
         assert "mount" in snapshots("view", "--target", "/target", f"v{number}", parent)
         assert json.loads(snapshots("view", "--mounts", f"w{number}", parent))
