@@ -36,9 +36,18 @@ LOADABLE = (
     "plugin_sdk/mounts.py",
     "plugins_builtin/__init__.py",
     "plugins_builtin/runtime/__init__.py",
+    "plugins_builtin/runtime/loop.py",
+    "plugins_builtin/runtime/stdio.py",
     "plugins_builtin/runtime/shim.py",
     "plugins_builtin/diff/__init__.py",
+    "plugins_builtin/diff/archive.py",
+    "plugins_builtin/diff/streams.py",
+    "plugins_builtin/diff/confine.py",
+    "plugins_builtin/diff/tree.py",
     "plugins_builtin/diff/unpack.py",
+    "plugins_builtin/diff/changes.py",
+    "plugins_builtin/diff/headers.py",
+    "plugins_builtin/diff/pack.py",
 )
 
 MAX_DATAGRAM = 1 << 16
