@@ -14,18 +14,32 @@ import stat
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
 
 from plugin_sdk import errors
 
 NONE, GZIP, ZSTD, DETECT = "", "gzip", "zstd", "detect"
 CHUNK = 1 << 20
+_ISAL_LEVEL, _ZLIB_LEVEL, _ZSTD_LEVEL = 3, 6, 3
+_WITH_GZIP_HEADER = 31
 _AHEAD = 8  # blocks that a stage may be ahead of the next
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 
-Inflate = Callable[[Iterator[bytes]], Iterator[bytes]]
+
+class Deflate(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Plain:
+    def compress(self, data: bytes, /) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
 
 
 class Codecs:
@@ -45,6 +59,21 @@ class Codecs:
         if compression == ZSTD:
             return self._unzstd(blocks)
         return blocks
+
+    def deflate(self, compression: str) -> Deflate:
+        if compression == GZIP:
+            return self._gzip()
+        if compression == ZSTD:
+            if self.zstd is None:
+                raise errors.Unimplemented("zstd is not installed")
+            return cast(Deflate, self.zstd.ZstdCompressor(level=_ZSTD_LEVEL).compressobj())
+        return _Plain()
+
+    def _gzip(self) -> Deflate:
+        """The header's time is 0: the same tar gives the same blob."""
+        if self.isal is not None:
+            return cast(Deflate, self.isal.compressobj(_ISAL_LEVEL, wbits=_WITH_GZIP_HEADER))
+        return zlib.compressobj(_ZLIB_LEVEL, wbits=_WITH_GZIP_HEADER)
 
     def _gunzip_fast(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         failure = self.igzip.error
@@ -117,7 +146,7 @@ def _gunzip(blocks: Iterator[bytes]) -> Iterator[bytes]:
             if decoder is None:
                 if not rest.strip(b"\0"):
                     break
-                decoder = zlib.decompressobj(31)
+                decoder = zlib.decompressobj(_WITH_GZIP_HEADER)
             try:
                 yield decoder.decompress(rest, CHUNK)
                 rest = decoder.unconsumed_tail
