@@ -1,0 +1,27 @@
+"""sd_notify(3)."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from kernel import systemd
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+    name = f"{tmp_path}/notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if abstract else name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name if abstract else name)
+        systemd.notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+
+
+def test_nobody_need_listen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    systemd.notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/absent")
+    systemd.notify("READY=1")
