@@ -1,15 +1,10 @@
-"""gRPC: the server on grpc.aio, and a blocking client. The one file that imports grpc.
-
-Addresses are ``unix:///path`` or ``/path`` for a unix socket, ``tcp://host:port`` or ``host:port`` for TCP.
-"""
+"""gRPC: the server on grpc.aio, and a blocking client. The one file that imports grpc; addresses as in ``address``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,6 +14,7 @@ from google.protobuf.message import Message
 
 from plugin_sdk import errors
 from plugin_sdk.scope import Scope
+from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import edge, rpc, status
 
 MAX_MESSAGE = 16 << 20
@@ -44,21 +40,8 @@ _CLIENT_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-_MAX_PATH = 107
 
 Context = Any  # grpc.aio.ServicerContext, whose stubs lag behind
-
-
-def split(address: str) -> tuple[str, bool]:
-    """Path or ``host:port``, and whether it is a path. Raises InvalidArgument."""
-    scheme, found, rest = address.partition("://")
-    if not found:
-        scheme, rest = ("unix" if address.startswith("/") else "tcp"), address
-    if scheme not in ("unix", "tcp") or not rest:
-        raise errors.InvalidArgument(f'address "{address}": neither unix:///path nor tcp://host:port')
-    if scheme == "unix" and len(os.fsencode(rest)) > _MAX_PATH:
-        raise errors.InvalidArgument(f'address "{address}": a unix socket\'s path has at most {_MAX_PATH} bytes')
-    return rest, scheme == "unix"
 
 
 class Server:
@@ -82,18 +65,11 @@ class Server:
 
         A socket that a dead server left is replaced. Raises FailedPrecondition when one lives there or the address
         cannot be used."""
-        target, is_path = split(address)
+        target, is_path = address_.split(address)
         if not is_path:
             return _bind(self._server, target)
-        remove_stale(target)
-        before = os.umask(0o777 & ~mode)
-        try:
+        with address_.owned(target, uid, gid, mode):
             _bind(self._server, f"unix:{target}")
-        finally:
-            os.umask(before)
-        if (os.geteuid(), os.getegid()) != (uid, gid) and os.geteuid() == 0:
-            os.chown(target, uid, gid)
-        os.chmod(target, mode)
         self._sockets.append((target, os.stat(target).st_ino))
         return 0
 
@@ -104,9 +80,7 @@ class Server:
         """Takes no more calls, gives those that run ``grace`` seconds, cancels the rest, removes its sockets."""
         await self._server.stop(grace or None)
         for path, inode in self._sockets:
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
+            address_.unlink(path, inode)
         self._sockets.clear()
 
 
@@ -115,20 +89,6 @@ def _bind(server: grpc.aio.Server, target: str) -> int:
         return server.add_insecure_port(target)
     except RuntimeError as err:
         raise errors.FailedPrecondition(f'cannot listen on "{target}": {err}') from err
-
-
-def remove_stale(path: str) -> None:
-    """Removes the socket at ``path`` unless somebody listens there. Raises FailedPrecondition."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise errors.FailedPrecondition(f'"{path}" is there and is not a socket')
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(path) == 0:
-            raise errors.FailedPrecondition(f'another server listens on "{path}"')
-    os.unlink(path)
 
 
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -227,7 +187,7 @@ class Channel:
     """A ``wire.rpc.Channel``; used from any thread. ``lease`` False leaves the lease header out, for plugins."""
 
     def __init__(self, address: str, *, lease: bool = True) -> None:
-        target, is_path = split(address)
+        target, is_path = address_.split(address)
         self.address = address
         self._lease = lease
         self._channel = grpc.insecure_channel(f"unix:{target}" if is_path else target, options=_CLIENT_OPTIONS)
