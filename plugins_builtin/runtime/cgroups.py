@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_HOLD_ALL = ("", "pids", "devices", "memory", "cpu", "freezer")  # controllers whose cgroup names every process
+_HOLD_ALL = ("pids", "devices", "memory", "cpu", "freezer", "")  # controllers whose cgroup names every process
 
 
 @dataclass(frozen=True, slots=True)

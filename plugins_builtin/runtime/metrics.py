@@ -8,6 +8,7 @@ from plugin_sdk.api.cgroups.v2 import metrics_pb2 as v2
 from plugins_builtin.runtime.cgroups import Cgroup
 
 _RENAMED = {"pgpgin": "pg_pg_in", "pgpgout": "pg_pg_out", "pgfault": "pg_fault", "pgmajfault": "pg_maj_fault"}
+_ENTRIES = ("usage", "swap", "kernel", "kernel_tcp")
 _BLKIO = {
     "io_service_bytes_recursive": "blkio.throttle.io_service_bytes_recursive",
     "io_serviced_recursive": "blkio.throttle.io_serviced_recursive",
@@ -50,7 +51,7 @@ def _memory_1(cgroup: Cgroup, memory: v1.MemoryStat) -> None:
         total = "total_" if key.startswith("total_") else ""
         field = total + _RENAMED.get(key.removeprefix("total_"), key.removeprefix("total_"))
         field = "hierarchical_swap_limit" if key == "hierarchical_memsw_limit" else field
-        if field in memory.DESCRIPTOR.fields_by_name:
+        if field in memory.DESCRIPTOR.fields_by_name and field not in _ENTRIES:
             setattr(memory, field, value)
     entries = ((memory.usage, ""), (memory.swap, "memsw."), (memory.kernel, "kmem."), (memory.kernel_tcp, "kmem.tcp."))
     for entry, part in entries:
