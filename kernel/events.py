@@ -100,6 +100,10 @@ class BoundExchange:
     def subscribe(self, filters: Sequence[str] = ()) -> Listener:
         return self._exchange.listen(filters)
 
+    def subscribe_async(self, filters: Sequence[str] = ()) -> Stream:
+        """On the event loop, without a thread that waits."""
+        return self._exchange.subscribe(filters)
+
 
 class Stream(AsyncIterator[Envelope]):
     """A subscription on the event loop; holds no thread."""
@@ -122,6 +126,10 @@ class Stream(AsyncIterator[Envelope]):
 
     def close(self) -> None:
         self._drop(self._inbox)
+
+    async def aclose(self) -> None:
+        """As close; what ends a generator ends this too."""
+        self.close()
 
 
 class Listener(Iterator[Envelope]):

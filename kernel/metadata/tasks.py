@@ -7,7 +7,7 @@ and exec, and only while the task's row is there.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernel.metadata.database import Transaction
 from plugin_sdk import errors, runtime
@@ -64,12 +64,14 @@ def created(tx: Transaction, row: Row, request: runtime.Create, pid: int) -> Non
     tx.announce(row.namespace, "/tasks/create", event)
 
 
-def adopt(tx: Transaction, row: Row) -> None:
-    """A task whose row is lost, found by its bundle."""
+def adopt(tx: Transaction, row: Row, state: str, pid: int) -> Row:
+    """A task whose row was lost, found by its bundle."""
+    row = replace(row, incarnation=tx.next(), state=state, pid=pid)
     tx.execute(
         "INSERT INTO tasks (incarnation, namespace, id, runtime, state, pid) VALUES (?, ?, ?, ?, ?, ?)",
         (row.incarnation, row.namespace, row.id, row.runtime, row.state, row.pid),
     )
+    return row
 
 
 def started(tx: Transaction, row: Row, pid: int) -> None:
