@@ -20,7 +20,7 @@ from plugin_sdk.scope import Scope
 from plugin_sdk.wire import events as wire
 from plugin_sdk.wire import rpc, ttrpc
 
-from .conftest import running
+from tests.serving import running
 
 SERVICE = content_pb2.DESCRIPTOR.services_by_name["Content"]
 
