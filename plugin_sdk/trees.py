@@ -1,4 +1,4 @@
-"""Trees of files: how much they take, and their removal. For authors of snapshotters.
+"""Trees of files: how much they take, and their removal. For authors of snapshotters; standard library only.
 
 Trees come from containers: they may be deeper than a path is long (path_resolution(7)), and nothing here recurses,
 follows a symlink or leaves the file system.
@@ -13,7 +13,6 @@ import stat
 from collections.abc import Iterator
 
 from plugin_sdk import errors
-from plugin_sdk.snapshots import Usage
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK = 512  # bytes of st_blocks, stat(2)
@@ -31,8 +30,8 @@ def open_folder(root: int, relative: str) -> int:
     return fd
 
 
-def usage(path: str | os.PathLike[str]) -> Usage:
-    """What the tree takes on disk, as du(1) counts: allocated blocks, and a file with several links once."""
+def usage(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Bytes and inodes that the tree takes on disk, as du(1) counts: allocated blocks, a file of several links once."""
     size = inodes = 0
     seen: set[int] = set()
     for status in _walk(path):
@@ -42,7 +41,7 @@ def usage(path: str | os.PathLike[str]) -> Usage:
             seen.add(status.st_ino)
         size += status.st_blocks * _BLOCK
         inodes += 1
-    return Usage(size, inodes)
+    return size, inodes
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -50,21 +49,22 @@ def remove(path: str | os.PathLike[str]) -> None:
 
     Each directory that is not empty is first moved to the top, so that no path grows long.
     """
-    try:
-        root = os.open(path, _FOLDER)
-    except FileNotFoundError:
-        return
-    try:
-        _empty(root)
-        os.rmdir(path)
-    except FileNotFoundError:  # somebody else removes it too
-        return
-    except OSError as err:
-        if err.errno == errno.EBUSY:
-            raise errors.FailedPrecondition(f"cannot remove {path}: something is mounted in it") from err
-        raise
-    finally:
-        os.close(root)
+    while True:
+        try:
+            root = os.open(path, _FOLDER)
+        except FileNotFoundError:
+            return
+        try:
+            _empty(root)
+            os.rmdir(path)
+        except FileNotFoundError:  # somebody else removes it too
+            continue
+        except OSError as err:
+            if err.errno == errno.EBUSY:
+                raise errors.FailedPrecondition(f"cannot remove {path}: something is mounted in it") from err
+            raise
+        finally:
+            os.close(root)
 
 
 def _walk(path: str | os.PathLike[str]) -> Iterator[os.stat_result]:

@@ -105,7 +105,7 @@ def test_a_crash_at_any_step_of_commit_leaves_the_ingest_or_the_blob(tmp_path):
             assert status.ref == "ref"
         assert not [path for path in (tmp_path / "ingest").iterdir() if path.name.startswith(".")]
 
-    assert crash.at_every_call([local, ingest, writer], work, check) > 5
+    assert crash.at_every_step(work, check) > 5
 
 
 def test_a_crash_at_any_step_of_abort_leaves_the_ingest_or_nothing(tmp_path):
@@ -120,7 +120,7 @@ def test_a_crash_at_any_step_of_abort_leaves_the_ingest_or_nothing(tmp_path):
         assert refs in ([], ["ref"])
         assert len(list((tmp_path / "ingest").iterdir())) == len(refs)
 
-    assert crash.at_every_call([local, ingest, writer], work, check) > 3
+    assert crash.at_every_step(work, check) > 3
 
 
 def test_opening_writers_against_committing_ones_never_damages_a_blob(tmp_path):
