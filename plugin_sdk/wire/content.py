@@ -7,6 +7,7 @@ COMMIT may bring data too, and the blob's labels. The ingest stays open until th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -86,7 +87,7 @@ class Servicer:
                 yield data
                 offset += size
         finally:
-            await _close(call, self._lane, reader)
+            await asyncio.shield(_close(call, self._lane, reader))  # also when the caller goes now
 
     async def _status(self, request: content_pb2.StatusRequest, call: rpc.Call) -> content_pb2.StatusResponse:
         found = await call.run(self._resolve(call).status, request.ref, lane=self._lane)
@@ -115,7 +116,7 @@ class Servicer:
                     return
         finally:
             if ingest is not None:
-                await _close(call, self._lane, ingest.writer)
+                await asyncio.shield(_close(call, self._lane, ingest.writer))
 
 
 async def _close(call: rpc.Call, lane: str, handle: content.Reader | content.Writer) -> None:
