@@ -1,4 +1,9 @@
-"""The composition root: makes every part of the daemon, in order, and takes it down in the opposite one."""
+"""The composition root: makes every part of the daemon, in order, and takes it down in the opposite one.
+
+The order: the spawner has been started before anything else was imported; then directories and their lock, the
+database, the exchange of events, the plugins, what a crash has left unfinished, the tasks that went on meanwhile, and
+at last the sockets.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,132 @@ import logging
 import os
 import signal
 import time
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
-from kernel import config, directories, systemd
+from kernel import config, directories, plugins, systemd
+from kernel.differs import Differ
+from kernel.events import Exchange
+from kernel.metadata.database import Database, forbid_transaction
+from kernel.metadata.store import Metadata, View
+from kernel.tasks import Tasks
+from plugin_sdk import containers, daemon, errors, filters, namespaces, platforms, plugin
+from plugin_sdk.scope import Scope
 from plugin_sdk.workers import Workers
 
 log = logging.getLogger("daemon")
+
+DATABASE = "metadata.db"
+UUID = "uuid"
+
+
+class Daemon:
+    """A ``plugin_sdk.daemon.Daemon``. Raises FailedPrecondition, with the reason, when a part cannot be made."""
+
+    def __init__(self, loaded: config.Loaded, workers: Workers) -> None:
+        self._loaded = loaded
+        self._workers = workers
+        self._root, self._state = Path(loaded.config.root), Path(loaded.config.state)
+        self._closing = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            self._make(stack)
+            self._closing = stack.pop_all()
+
+    def _make(self, stack: contextlib.ExitStack) -> None:
+        self.exchange = Exchange()
+        stack.callback(self.exchange.close)
+        self.database = Database(self._root / DATABASE, self.exchange.publish)
+        stack.callback(self.database.close)
+        self.registry = plugins.Registry(self._context, forbid_transaction, str(platforms.host()))
+        stack.callback(self.registry.close)
+        self.tasks = Tasks(self.database, self.registry, self._containers, self._state)
+        stack.callback(self.tasks.close)
+        self.metadata = Metadata(
+            self.database,
+            self.registry,
+            tasks=self.tasks.bind,
+            events=lambda scope: self.exchange.bind(scope.namespace),
+            differ=lambda scope, name: Differ(self.registry, scope, name),
+        )
+        stack.callback(self.metadata.close)
+        self._load_plugins()
+        self.metadata.settle()
+        self.tasks.recover()
+
+    def _load_plugins(self) -> None:
+        settings, found = self._loaded.config, plugins.discover()
+        before = len(self._loaded.warnings)
+        self._loaded.check_plugins(registration for _, registration in found.registrations)
+        for warning in self._loaded.warnings[before:]:
+            log.warning("%s", warning)
+        self.registry.load(found, settings.disabled_plugins, settings.required_plugins)
+        for name, proxy in settings.proxy_plugins.items():
+            kind = config.PROXY_TYPES.get(proxy.type, proxy.type)
+            reason = f"proxy plugins are not started yet: {plugins.SKIPPED}"
+            log.warning("proxy plugin %s is skipped: proxy plugins are not started yet", name)
+            self.registry.show(daemon.PluginInfo(kind, name, error=reason, skipped=True))
+
+    def _context(self, registration: plugin.Registration) -> plugin.PluginContext:
+        return plugin.PluginContext(
+            self._loaded.plugin_config(registration),
+            self._root / registration.name,
+            self._state / registration.name,
+            logging.getLogger(registration.name),
+            self,
+            self._workers,
+        )
+
+    @property
+    def namespaces(self) -> namespaces.Store:
+        return self.metadata.namespaces(Scope(""))
+
+    def view(self, namespace: str, lease: str | None = None) -> View:
+        """Raises InvalidArgument for a malformed namespace, NotFound for a lease that does not exist."""
+        scope = Scope(namespace, lease)
+        self.check_lease(scope)
+        return self.metadata.view(scope)
+
+    def _containers(self, scope: Scope) -> containers.Store:
+        return self.metadata.view(scope).containers
+
+    def check_lease(self, scope: Scope) -> None:
+        """Raises NotFound when the lease of the scope does not exist."""
+        if scope.lease and not self.metadata.lease_exists(scope.namespace, scope.lease):
+            raise errors.NotFound(f'lease "{scope.lease}": not found')
+
+    def plugins(self, filters_: Sequence[str] = ()) -> list[daemon.PluginInfo]:
+        matches = filters.compile(filters_)
+        return [info for info in self.registry.infos() if matches(_fields(info))]
+
+    def server(self) -> daemon.ServerInfo:
+        return daemon.ServerInfo(self._uuid(), os.getpid(), os.stat("/proc/self/ns/pid").st_ino)
+
+    def _uuid(self) -> str:
+        """Made once and kept in the root directory."""
+        path = self._root / UUID
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return str(uuid.UUID(path.read_text()))
+        made = str(uuid.uuid4())
+        path.write_text(made)
+        return made
+
+    def close(self) -> None:
+        """Ends every part but the running tasks. The edge must have stopped."""
+        self._closing.close()
+
+
+def _fields(info: daemon.PluginInfo) -> filters.Adaptor:
+    values = {"type": info.kind, "id": info.id}
+
+    def field(path: filters.Path) -> str | None:
+        if path[0] in ("platforms", "platform"):
+            return filters.field(",".join(info.platforms))
+        if path[0] == "capabilities":
+            return ",".join(info.capabilities) or None
+        return filters.field(values[path[0]]) if len(path) == 1 and path[0] in values else None
+
+    return field
 
 
 def run(loaded: config.Loaded, workers: Workers) -> None:
@@ -41,17 +166,17 @@ def _stop_on_signals() -> asyncio.Event:
 async def _start(loaded: config.Loaded, workers: Workers, stack: contextlib.AsyncExitStack) -> None:
     begin = time.perf_counter()
     settings = loaded.config
-    root, state = Path(settings.root), Path(settings.state)
-    directories.make(root, state)
-    stack.enter_context(directories.taken(root))
     _set_process(settings)
+    directories.make(Path(settings.root), Path(settings.state))
+    stack.enter_context(directories.taken(Path(settings.root)))
+    made = Daemon(loaded, workers)
+    stack.callback(made.close)
 
-    from kernel.server import Server  # imports grpc, which takes most of the start
+    from kernel import offers  # imports grpc, which takes most of the start
+    from kernel.server import Server
 
-    server = Server(settings, lambda name: None, lambda scope: None)
-    from plugin_sdk.wire import version
-
-    server.mount([version.Servicer(VERSION, REVISION)])
+    server = Server(settings, made.registry, made)
+    offers.mount(made, server)
     stack.push_async_callback(server.stop)
     await server.start()
     log.info("serves at %s after %.0f ms", settings.grpc.address, 1000 * (time.perf_counter() - begin))

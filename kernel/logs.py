@@ -46,4 +46,5 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])
-    logging.getLogger("asyncio").setLevel(max(LEVELS[level], logging.WARNING))
+    for noisy in ("asyncio", "grpc"):
+        logging.getLogger(noisy).setLevel(max(LEVELS[level], logging.WARNING))

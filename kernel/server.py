@@ -1,32 +1,61 @@
-"""The edge: the sockets on which the services are offered."""
+"""The edge: the sockets on which the services are offered, gRPC for clients and ttrpc for shims."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from kernel.config import Config
+from plugin_sdk import errors
 from plugin_sdk.scope import Scope
-from plugin_sdk.wire import edge, rpc, transport
+from plugin_sdk.wire import rpc, transport, ttrpc
+from plugin_sdk.wire.edge import Lane
+
+
+class Lanes(Protocol):
+    def lane(self, name: str) -> Lane: ...
+
+
+class Leases(Protocol):
+    def check_lease(self, scope: Scope) -> None: ...
 
 
 class Server:
-    """gRPC at the configured address. Made and used within one event loop."""
+    """Made and used within one event loop."""
 
-    def __init__(self, config: Config, lane: Callable[[str], edge.Lane], check_lease: Callable[[Scope], None]) -> None:
-        self._config = config.grpc
-        self._grpc = transport.Server(lane, check_lease)
+    def __init__(self, config: Config, lanes: Lanes, leases: Leases) -> None:
+        self._config = config
+        self._grpc = transport.Server(lanes.lane, leases.check_lease)
+        self._ttrpc = ttrpc.Server(lanes.lane)
 
     def mount(self, servicers: Iterable[rpc.Servicer]) -> None:
         for servicer in servicers:
             self._grpc.mount(servicer)
 
+    def mount_for_shims(self, servicers: Iterable[rpc.Servicer]) -> None:
+        for servicer in servicers:
+            self._ttrpc.mount(servicer)
+
     async def start(self) -> None:
-        """Raises FailedPrecondition when an address cannot be used."""
-        Path(self._config.address).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._grpc.listen(self._config.address, uid=self._config.uid, gid=self._config.gid)
+        """Raises FailedPrecondition, by name, when an address cannot be used."""
+        grpc, shims = self._config.grpc, self._config.ttrpc
+        for address in (grpc.address, self._config.ttrpc_address):
+            _make_parent(address)
+        self._ttrpc.listen(self._config.ttrpc_address, uid=shims.uid, gid=shims.gid)
+        await self._ttrpc.start()
+        self._grpc.listen(grpc.address, uid=grpc.uid, gid=grpc.gid)
         await self._grpc.start()
 
     async def stop(self) -> None:
         """Ends what still runs: open waits and subscriptions fail, tasks go on."""
         await self._grpc.stop()
+        await self._ttrpc.stop()
+
+
+def _make_parent(address: str) -> None:
+    parent = Path(address.removeprefix("unix://")).parent
+    try:
+        parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as err:
+        raise errors.FailedPrecondition(f"directory {parent} of a socket cannot be made: {err.strerror}") from err
