@@ -34,6 +34,7 @@ LOADABLE = (
     "plugin_sdk/__init__.py",
     "plugin_sdk/errors.py",
     "plugin_sdk/mounts.py",
+    "plugin_sdk/trees.py",
     "plugins_builtin/__init__.py",
     "plugins_builtin/runtime/__init__.py",
     "plugins_builtin/runtime/loop.py",
@@ -48,6 +49,8 @@ LOADABLE = (
     "plugins_builtin/diff/changes.py",
     "plugins_builtin/diff/headers.py",
     "plugins_builtin/diff/pack.py",
+    "plugins_builtin/snapshots/__init__.py",
+    "plugins_builtin/snapshots/copy.py",
 )
 
 MAX_DATAGRAM = 1 << 16
