@@ -105,9 +105,25 @@ def hold(tx: Transaction, namespace: str, lease_id: str, target: str) -> None:
     write(tx, namespace, owner, [Edge(owner, target, "lease", flat=f'"{FLAT_LABEL}"' in row[0])])
 
 
+def require_lease(tx: Transaction, scope: Scope) -> None:
+    """Raises NotFound when the caller names a lease that is not there."""
+    if scope.lease and not _lease_exists(tx, scope.namespace, scope.lease):
+        raise errors.NotFound(f'lease "{scope.lease}": not found')
+
+
+def hold_if_there(tx: Transaction, namespace: str, lease_id: str, target: str) -> None:
+    """Adds an object to a lease, unless that has gone since the change began; empty means none."""
+    if lease_id and _lease_exists(tx, namespace, lease_id):
+        hold(tx, namespace, lease_id, target)
+
+
 def release(tx: Transaction, namespace: str, target: str) -> None:
     """Takes an object that has gone out of all leases."""
     tx.execute("DELETE FROM edges WHERE namespace = ? AND target = ? AND cause = 'lease'", (namespace, target))
+
+
+def _lease_exists(tx: Transaction, namespace: str, lease_id: str) -> bool:
+    return tx.one("SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (namespace, lease_id)) is not None
 
 
 def _referred(key: str, value: str) -> str | None:

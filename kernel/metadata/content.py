@@ -1,0 +1,346 @@
+"""Content of one namespace: SQLite tells which blobs are visible here, the content plugin has the bytes.
+
+Blobs are shared: one that another namespace has already is not written again, its row here is enough.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, NoReturn
+
+from kernel.metadata import content_rows, fields, graves, settling
+from kernel.metadata.backends import OUTCOME_UNKNOWN, UNCLEAR, Backends, named, unbounded
+from kernel.metadata.database import forbid_transaction
+from plugin_sdk import content, errors, identifiers, plugin
+from plugin_sdk.content import Info, Status
+from plugin_sdk.scope import Scope
+
+_CHUNK = 1 << 20  # bytes at a time when shared bytes are copied
+
+
+class Content:
+    """Implements ``plugin_sdk.content.Store``."""
+
+    def __init__(self, backends: Backends, scope: Scope) -> None:
+        self._backends = backends
+        self._database = backends.database
+        self._scope = scope
+        self._namespace = scope.namespace
+
+    # --- blobs
+
+    def info(self, digest: str) -> Info:
+        with self._database.read() as cursor:
+            row = cursor.execute(
+                "SELECT * FROM blobs WHERE namespace = ? AND digest = ?", (self._namespace, digest)
+            ).fetchone()
+        if row is None:
+            raise content_rows.no_blob(digest)
+        return content_rows.info(row)
+
+    def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
+        return self._database.write(lambda tx: content_rows.update(tx, self._namespace, info, list(fieldpaths)))
+
+    def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
+        match = content.matcher(filters)
+        with self._database.read() as cursor:
+            rows = cursor.execute(
+                "SELECT * FROM blobs WHERE namespace = ? ORDER BY digest", (self._namespace,)
+            ).fetchall()
+        return filter(match, map(content_rows.info, rows))
+
+    def delete(self, digest: str) -> None:
+        store = self._backends.content_id()
+        with self._backends.claims.hold(self._scope, graves.claim(graves.CONTENT, store, digest)):
+            self._database.write(lambda tx: content_rows.delete(tx, store, self._namespace, digest))
+        self._kick()
+
+    def reader(self, digest: str) -> Reader:
+        self.info(digest)
+        return Reader(self._backends, self._scope, digest)
+
+    # --- ingests
+
+    def writer(self, ref: str, total: int = 0, expected: str = "") -> Writer:
+        if not ref:
+            raise errors.InvalidArgument("ref must not be empty")
+        if expected:
+            identifiers.validate_digest(expected)
+        store = self._backends.content_id()
+        row = self._database.write(lambda tx: content_rows.begin_ingest(tx, self._scope, store, ref, total, expected))
+        if isinstance(row, errors.Error):
+            self._kick()
+            raise row
+        if not self._backends.claims.take(_claim(row)):
+            raise errors.Unavailable(f'ref "{ref}" locked: unavailable')
+        return Writer(self._backends, self._scope, store, row)
+
+    def status(self, ref: str) -> Status:
+        with self._database.read() as cursor:
+            row = cursor.execute(
+                "SELECT * FROM ingests WHERE namespace = ? AND ref = ?", (self._namespace, ref)
+            ).fetchone()
+        if row is None:
+            raise content_rows.no_ingest(ref)
+        with self._use(self._scope) as made:
+            return _status(made, row)
+
+    def list_statuses(self, filters: Sequence[str] = ()) -> list[Status]:
+        match = content.status_matcher(filters)
+        with self._database.read() as cursor:
+            rows = cursor.execute(
+                "SELECT * FROM ingests WHERE namespace = ? ORDER BY ref", (self._namespace,)
+            ).fetchall()
+        if not rows:
+            return []
+        with self._use(self._scope) as made:
+            return [status for row in rows if match(status := _status(made, row))]
+
+    def abort(self, ref: str) -> None:
+        store = self._backends.content_id()
+        self._database.write(lambda tx: content_rows.abort(tx, store, self._namespace, ref))
+        self._kick()
+
+    def _use(self, scope: Scope) -> Any:
+        return self._backends.use(plugin.CONTENT, self._backends.content_id(), scope)
+
+    def _kick(self) -> None:
+        self._backends.kick(plugin.CONTENT, self._backends.content_id())
+
+
+class Reader:
+    """Implements ``plugin_sdk.content.Reader``; counts as a call in flight until it is closed."""
+
+    def __init__(self, backends: Backends, scope: Scope, digest: str) -> None:
+        with ExitStack() as stack:
+            made = stack.enter_context(backends.use(plugin.CONTENT, backends.content_id(), scope))
+            self._reader: content.Reader = stack.enter_context(made.reader(digest))
+            self._stack = stack.pop_all()
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._reader.read_at(offset, size)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+
+class Writer:
+    """Implements ``plugin_sdk.content.Writer`` over the plugin's.
+
+    While a blob of another namespace stands for the bytes there is no writer of the plugin's; to write something else
+    opens one. The caller has taken the claim of the ingest, and closing drops it.
+    """
+
+    def __init__(self, backends: Backends, scope: Scope, store: str, row: sqlite3.Row) -> None:
+        self._backends = backends
+        self._scope = scope
+        self._row = row
+        self._ref: str = row["ref"]
+        self._store = store
+        self._shared = bool(row["shared"])
+        self._open = True
+        self._unsettled = False
+        self._writer: Any = None
+        with ExitStack() as stack:
+            stack.callback(backends.claims.drop, _claim(row))
+            self._made = stack.enter_context(backends.use(plugin.CONTENT, self._store, unbounded(scope)))
+            if not self._shared:
+                self._writer = stack.enter_context(self._open_backend())
+            self._stack = stack.pop_all()
+
+    def status(self) -> Status:
+        self._require_open()
+        if self._shared:
+            return _shared_status(self._row)
+        with self._named():
+            return _told(self._writer.status(), self._row)
+
+    def digest(self) -> str:
+        self._require_open()
+        if self._shared:
+            return str(self._row["expected"])
+        with self._named():
+            return str(self._writer.digest())
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._require_open()
+        if self._shared:
+            self._leave_shared(self._row["total"])
+        with self._named():
+            written: int = self._writer.write(data)
+            return written
+
+    def truncate(self, size: int) -> None:
+        self._require_open()
+        if self._shared:
+            total = self._row["total"]
+            if not 0 <= size <= total:
+                raise errors.OutOfRange(f'ingest "{self._ref}" has {total} bytes, cannot cut it to {size}')
+            self._leave_shared(size)
+            return
+        with self._named():
+            self._writer.truncate(size)
+
+    def commit(self, size: int = 0, expected: str = "", labels: Mapping[str, str] | None = None) -> str:
+        self._require_open()
+        kept = fields.checked(labels)
+        if expected:
+            identifiers.validate_digest(expected)
+        digest = expected or self.digest()
+        try:
+            with self._backends.claims.hold(self._scope, graves.claim(graves.CONTENT, self._store, digest)):
+                if self._shared:
+                    self._commit_shared(size, digest, kept)
+                else:
+                    self._commit(size, digest, kept)
+        finally:
+            if self._unsettled:
+                self.close()
+                self._backends.kick(plugin.CONTENT, self._store)
+        self.close()
+        return digest
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._stack.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    # --- commit
+
+    def _commit(self, size: int, digest: str, labels: Mapping[str, str]) -> None:
+        row = self._begin_commit(digest, labels)
+        self._unsettled = True
+        forbid_transaction("a commit of content")
+        try:
+            with self._named(), suppress(errors.AlreadyExists):  # the bytes are there, and that is what counts
+                self._writer.commit(size, digest)
+        except OUTCOME_UNKNOWN as err:
+            raise errors.Unavailable(f'ref "{self._ref}": the commit was not answered: {err.message}') from err
+        except UNCLEAR:
+            # the answer is in, so looking is enough: the blob is there, or the ingest goes on
+            there = settling.settle_commit(self._backends, self._made, row, answered=True)
+            self._unsettled = False
+            if not there:
+                raise
+        except errors.Error:
+            self._change(content_rows.reopen, row)
+            raise
+        else:
+            self._change(content_rows.finish_commit, row)
+
+    def _begin_commit(self, digest: str, labels: Mapping[str, str]) -> sqlite3.Row:
+        size = self.status().offset
+        for _ in range(2):
+            row = self._backends.database.write(
+                lambda tx: content_rows.begin_commit(tx, self._scope, self._store, self._row, digest, size, labels)
+            )
+            if isinstance(row, errors.Error):
+                self._end(row)
+            if row is not None:
+                return row
+            graves.attempt(self._backends, graves.CONTENT, self._store, digest)
+        raise errors.Unavailable(f"content {digest} is being removed")
+
+    def _end(self, error: errors.Error) -> NoReturn:
+        """The blob exists and the ingest is buried: nothing is left to write."""
+        self._unsettled = True  # the grave
+        raise error
+
+    def _commit_shared(self, size: int, digest: str, labels: Mapping[str, str]) -> None:
+        total, wanted = self._row["total"], self._row["expected"]
+        if size and size != total:
+            raise errors.FailedPrecondition(f"unexpected commit size {total}, expected {size}")
+        if digest != wanted:
+            raise errors.FailedPrecondition(f"unexpected commit digest {wanted}, expected {digest}")
+        error = self._backends.database.write(
+            lambda tx: content_rows.commit_shared(tx, self._scope, self._store, self._row, labels)
+        )
+        if error is not None:
+            self._end(error)
+
+    def _change(self, change: Any, row: sqlite3.Row) -> None:
+        self._backends.database.write(lambda tx: change(tx, row["namespace"], row["ref"], row["backend"]))
+        self._unsettled = False
+
+    # --- parts
+
+    def _open_backend(self) -> Any:
+        backend, total, expected = self._row["backend"], self._row["total"], self._row["expected"]
+        with self._named():
+            try:
+                return self._made.writer(backend, total, expected)
+            except errors.AlreadyExists:
+                # it may be in a grave, or another namespace's with another size: commit will tell
+                return self._made.writer(backend, total)
+
+    def _leave_shared(self, size: int) -> None:
+        """Opens a writer of the plugin's and gives it the first ``size`` of the shared bytes."""
+        namespace = self._row["namespace"]
+        self._backends.database.write(lambda tx: content_rows.become_real(tx, namespace, self._ref))
+        with self._named():
+            self._writer = self._stack.enter_context(self._made.writer(self._row["backend"], self._row["total"]))
+            self._shared = False
+            if size:
+                self._copy(size)
+
+    def _copy(self, size: int) -> None:
+        with self._made.reader(self._row["expected"]) as reader:
+            for offset in range(0, size, _CHUNK):
+                self._writer.write(reader.read_at(offset, min(_CHUNK, size - offset)))
+
+    def _named(self) -> Any:
+        return named(self._row["backend"], self._ref)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise errors.FailedPrecondition(f'the writer of ref "{self._ref}" is closed')
+
+
+def _claim(row: sqlite3.Row) -> str:
+    """An ingest is open once; by the backend's ref, so that an aborted one does not hold up its successor."""
+    return f'ingest "{row["backend"]}"'
+
+
+def _status(made: Any, row: sqlite3.Row) -> Status:
+    if row["shared"]:
+        return _shared_status(row)
+    try:
+        return _told(made.status(row["backend"]), row)
+    except errors.NotFound:
+        return Status(row["ref"], 0, row["total"], row["expected"], row["started_at"], row["started_at"])
+
+
+def _shared_status(row: sqlite3.Row) -> Status:
+    return Status(row["ref"], row["total"], row["total"], row["expected"], row["started_at"], row["started_at"])
+
+
+def _told(status: Status, row: sqlite3.Row) -> Status:
+    return Status(
+        row["ref"],
+        status.offset,
+        row["total"] or status.total,
+        row["expected"] or status.expected,
+        row["started_at"],
+        status.updated_at,
+    )

@@ -1,0 +1,270 @@
+"""What the transactions of an ingest's and a blob's life do; ``content.py`` and ``settling.py`` call the plugin.
+
+``begin_…`` is T1 of consistency.md, section 1: it answers a row, or an error that is to be raised once the transaction
+is durable. ``finish_…`` is T2.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+from kernel.metadata import edges, fields, graves
+from kernel.metadata.database import Transaction
+from kernel.metadata.namespaces import ensure
+from plugin_sdk import content, errors
+from plugin_sdk.api.events import content_pb2
+from plugin_sdk.scope import Scope
+
+OPEN = "open"
+COMMITTING = "committing"
+
+LIFETIME = 24 * 3600 * 10**9
+"""Nanoseconds after which an ingest without a lease expires, counted from its last open."""
+
+
+def info(row: sqlite3.Row) -> content.Info:
+    return content.Info(row["digest"], row["size"], row["created_at"], row["updated_at"], fields.load(row["labels"]))
+
+
+def find_blob(tx: Transaction, namespace: str, digest: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = tx.one("SELECT * FROM blobs WHERE namespace = ? AND digest = ?", (namespace, digest))
+    return row
+
+
+def find_ingest(tx: Transaction, namespace: str, ref: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = tx.one("SELECT * FROM ingests WHERE namespace = ? AND ref = ?", (namespace, ref))
+    return row
+
+
+# --- ingests
+
+
+def begin_ingest(
+    tx: Transaction, scope: Scope, store: str, ref: str, total: int, expected: str
+) -> sqlite3.Row | errors.Error:
+    """Makes or opens the row of an ingest."""
+    namespace = scope.namespace
+    ensure(tx, namespace)
+    row = find_ingest(tx, namespace, ref)
+    if row is not None and row["state"] == COMMITTING:
+        return errors.Unavailable(f'ref "{ref}" is being committed: unavailable')
+    if expected and find_blob(tx, namespace, expected) is not None:
+        edges.lease(tx, scope, edges.node("content", expected))
+        if row is not None:
+            _bury_ingest(tx, store, row)
+        return _exists(expected)
+    shared = _shared_size(tx, expected)
+    if row is None:
+        row = _insert_ingest(tx, namespace, ref, total, expected, shared)
+    elif row["shared"] and shared is None:
+        become_real(tx, namespace, ref)
+    return _reopened(tx, scope, row, total, expected)
+
+
+def become_real(tx: Transaction, namespace: str, ref: str) -> None:
+    """From now on the store has bytes of the ingest itself."""
+    tx.execute("UPDATE ingests SET shared = 0 WHERE namespace = ? AND ref = ?", (namespace, ref))
+
+
+def abort(tx: Transaction, store: str, namespace: str, ref: str) -> None:
+    row = find_ingest(tx, namespace, ref)
+    if row is None:
+        raise no_ingest(ref)
+    if row["state"] == COMMITTING:
+        raise errors.Unavailable(f'ref "{ref}" is being committed: unavailable')
+    _bury_ingest(tx, store, row)
+
+
+# --- commit
+
+
+def begin_commit(
+    tx: Transaction,
+    scope: Scope,
+    store: str,
+    ingest: sqlite3.Row,
+    digest: str,
+    size: int,
+    labels: Mapping[str, str],
+) -> sqlite3.Row | errors.Error | None:
+    """None when the removal of the digest has begun, and must end first. The caller holds the digest's claim."""
+    row = _same(tx, ingest)
+    if row["state"] != OPEN:
+        raise errors.Unavailable(f'ref "{row["ref"]}" is not settled yet')
+    if find_blob(tx, scope.namespace, digest) is not None:
+        edges.lease(tx, scope, edges.node("content", digest))
+        _bury_ingest(tx, store, row)
+        return _exists(digest)
+    edges.require_lease(tx, scope)
+    if not graves.take_back(tx, graves.CONTENT, store, digest):
+        return None
+    tx.execute(
+        "UPDATE ingests SET state = ?, digest = ?, size = ?, labels = ?, lease = ? WHERE namespace = ? AND ref = ?",
+        (COMMITTING, digest, size, fields.dump(labels), scope.lease or "", *_key(row)),
+    )
+    return find_ingest(tx, *_key(row))
+
+
+def finish_commit(tx: Transaction, namespace: str, ref: str, backend: str) -> None:
+    row = find_ingest(tx, namespace, ref)
+    if row is None or row["backend"] != backend or row["state"] != COMMITTING:
+        raise no_ingest(ref)
+    _insert_blob(tx, namespace, row["digest"], row["size"], fields.load(row["labels"]), row["lease"])
+    _forget_ingest(tx, row)
+
+
+def reopen(tx: Transaction, namespace: str, ref: str, backend: str) -> None:
+    """After a commit that was refused, or that a crash has cut off before it took effect."""
+    tx.execute(
+        "UPDATE ingests SET state = ?, digest = '', size = 0, labels = '{}', lease = '' "
+        "WHERE namespace = ? AND ref = ? AND backend = ?",
+        (OPEN, namespace, ref, backend),
+    )
+
+
+def commit_shared(
+    tx: Transaction, scope: Scope, store: str, ingest: sqlite3.Row, labels: Mapping[str, str]
+) -> errors.Error | None:
+    """Makes a blob of another namespace visible in this one. The caller holds the digest's claim."""
+    row = _same(tx, ingest)
+    digest = row["expected"]
+    _forget_ingest(tx, row)
+    if find_blob(tx, scope.namespace, digest) is not None:
+        edges.lease(tx, scope, edges.node("content", digest))
+        return _exists(digest)
+    if _shared_size(tx, digest) is None and not _taken_back(tx, store, digest):
+        raise errors.FailedPrecondition(f"content {digest} has gone from the namespace that had it: write it again")
+    edges.require_lease(tx, scope)
+    _insert_blob(tx, scope.namespace, digest, row["total"], labels, scope.lease or "")
+    return None
+
+
+# --- blobs
+
+
+def update(tx: Transaction, namespace: str, given: content.Info, fieldpaths: list[str]) -> content.Info:
+    row = find_blob(tx, namespace, given.digest)
+    if row is None:
+        raise no_blob(given.digest)
+    what = f"content info {given.digest}"
+    labels = fields.changed(what, fields.load(row["labels"]), given.labels, fieldpaths)
+    tx.execute(
+        "UPDATE blobs SET labels = ?, updated_at = ? WHERE namespace = ? AND digest = ?",
+        (fields.dump(labels), tx.now, namespace, given.digest),
+    )
+    node = edges.node("content", given.digest)
+    edges.replace(tx, namespace, node, edges.of_labels(node, labels))
+    return content.Info(given.digest, row["size"], row["created_at"], tx.now, labels)
+
+
+def delete(tx: Transaction, store: str, namespace: str, digest: str) -> None:
+    if find_blob(tx, namespace, digest) is None:
+        raise no_blob(digest)
+    tx.execute("DELETE FROM blobs WHERE namespace = ? AND digest = ?", (namespace, digest))
+    node = edges.node("content", digest)
+    edges.forget(tx, namespace, node)
+    edges.release(tx, namespace, node)
+    committing = tx.one("SELECT 1 FROM ingests WHERE digest = ? AND state = 'committing'", (digest,))
+    if _shared_size(tx, digest) is None and committing is None:
+        graves.dig(tx, graves.CONTENT, store, namespace, digest)
+    tx.announce(namespace, "/content/delete", content_pb2.ContentDelete(digest=digest))
+
+
+def no_blob(digest: str) -> errors.NotFound:
+    return errors.NotFound(f"content digest {digest}: not found")
+
+
+def no_ingest(ref: str) -> errors.NotFound:
+    return errors.NotFound(f'ingest "{ref}": not found')
+
+
+# --- parts
+
+
+def _key(row: sqlite3.Row) -> tuple[str, str]:
+    return (row["namespace"], row["ref"])
+
+
+def _exists(digest: str) -> errors.AlreadyExists:
+    return errors.AlreadyExists(f"content {digest}: already exists")
+
+
+def _same(tx: Transaction, ingest: sqlite3.Row) -> sqlite3.Row:
+    """The row as it is now. Raises NotFound when the ingest was aborted, also if its ref was begun anew."""
+    row = find_ingest(tx, *_key(ingest))
+    if row is None or row["backend"] != ingest["backend"]:
+        raise no_ingest(ingest["ref"])
+    return row
+
+
+def _shared_size(tx: Transaction, digest: str) -> int | None:
+    """Of a blob of any namespace."""
+    row = tx.one("SELECT size FROM blobs WHERE digest = ? LIMIT 1", (digest,))
+    return None if row is None else int(row[0])
+
+
+def _taken_back(tx: Transaction, store: str, digest: str) -> bool:
+    grave = tx.one("SELECT 1 FROM graves WHERE type = ? AND plugin = ? AND backend = ?", ("content", store, digest))
+    return grave is not None and graves.take_back(tx, graves.CONTENT, store, digest)
+
+
+def _insert_ingest(
+    tx: Transaction, namespace: str, ref: str, total: int, expected: str, shared: int | None
+) -> sqlite3.Row:
+    fits = shared is not None and total in (0, shared)
+    tx.execute(
+        "INSERT INTO ingests (namespace, ref, state, backend, total, expected, shared, started_at, expires_at, born) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+        (
+            *(namespace, ref, OPEN, f"{namespace}/{tx.next()}/{ref}"),
+            *(shared if fits else total, expected, fits, tx.now, tx.number),
+        ),
+    )
+    row = find_ingest(tx, namespace, ref)
+    assert row is not None
+    return row
+
+
+def _reopened(tx: Transaction, scope: Scope, row: sqlite3.Row, total: int, expected: str) -> sqlite3.Row:
+    """Holds the ingest by the lease, or for a day."""
+    node = edges.node("ingests", row["ref"])
+    expires = 0 if scope.lease else tx.now + LIFETIME
+    if scope.lease:
+        edges.lease(tx, scope, node)
+    else:
+        edges.replace(tx, scope.namespace, node, [edges.Edge(edges.ROOT, node, expires=expires)])
+    tx.execute(
+        "UPDATE ingests SET total = ?, expected = ?, expires_at = ? WHERE namespace = ? AND ref = ?",
+        (total or row["total"], expected or row["expected"], expires, *_key(row)),
+    )
+    found = find_ingest(tx, *_key(row))
+    assert found is not None
+    return found
+
+
+def _bury_ingest(tx: Transaction, store: str, row: sqlite3.Row) -> None:
+    _forget_ingest(tx, row)
+    if not row["shared"]:
+        graves.dig(tx, graves.INGESTS, store, row["namespace"], row["backend"])
+
+
+def _forget_ingest(tx: Transaction, row: sqlite3.Row) -> None:
+    node = edges.node("ingests", row["ref"])
+    tx.execute("DELETE FROM ingests WHERE namespace = ? AND ref = ?", _key(row))
+    edges.forget(tx, row["namespace"], node)
+    edges.release(tx, row["namespace"], node)
+
+
+def _insert_blob(
+    tx: Transaction, namespace: str, digest: str, size: int, labels: Mapping[str, str], lease: str
+) -> None:
+    node = edges.node("content", digest)
+    if find_blob(tx, namespace, digest) is None:
+        tx.execute(
+            "INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (namespace, digest, size, fields.dump(labels), tx.now, tx.now, tx.number),
+        )
+        edges.replace(tx, namespace, node, edges.of_labels(node, labels))
+        tx.announce(namespace, "/content/create", content_pb2.ContentCreate(digest=digest, size=size))
+    edges.hold_if_there(tx, namespace, lease, node)

@@ -1,0 +1,101 @@
+"""Graves: what plugins still have to remove.
+
+A grave is dug in the transaction that takes the last row away, and closed when the plugin has removed the object. We
+remove only what stands in one, never what a plugin shows and we do not know: another daemon may share the plugin.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from kernel.metadata.backends import Backends
+from kernel.metadata.database import Transaction
+from plugin_sdk import errors, plugin
+from plugin_sdk.scope import Scope
+
+CONTENT = "content"
+INGESTS = "ingests"
+SNAPSHOTS = "snapshots"
+
+_KIND = {CONTENT: plugin.CONTENT, INGESTS: plugin.CONTENT, SNAPSHOTS: plugin.SNAPSHOTTER}
+_CALL = {CONTENT: "delete", INGESTS: "abort", SNAPSHOTS: "remove"}
+
+
+def claim(type: str, id: str, backend: str) -> str:
+    """The name under which an object of a plugin is claimed while it is removed or taken back."""
+    return f"plugin {type} {id} {backend}"
+
+
+def dig(tx: Transaction, type: str, id: str, namespace: str, backend: str, *, uncertain: bool = False) -> None:
+    tx.execute(
+        "INSERT INTO graves (type, plugin, namespace, backend, uncertain, born) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET uncertain = max(uncertain, excluded.uncertain)",
+        (type, id, namespace, backend, uncertain, tx.number),
+    )
+
+
+def take_back(tx: Transaction, type: str, id: str, backend: str) -> bool:
+    """False when its removal has begun: then it must end first. The caller holds the claim."""
+    row = tx.one("SELECT tries FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend))
+    if row is not None and row[0]:
+        return False
+    tx.execute("DELETE FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend))
+    return True
+
+
+def attempt_all(backends: Backends, kind: str, id: str) -> int:
+    """Tries once to remove what is in each grave of a plugin, the oldest first, and answers how many are left."""
+    with backends.database.read() as cursor:
+        rows = cursor.execute("SELECT * FROM graves WHERE plugin = ? ORDER BY id", (id,)).fetchall()
+    rows = [row for row in rows if _KIND[row["type"]] == kind]
+    return sum(not _attempt_claimed(backends, row) for row in rows)
+
+
+def attempt(backends: Backends, type: str, id: str, backend: str) -> bool:
+    """Tries once to remove what is in this grave; True when it is closed. The caller holds the claim."""
+    with backends.database.read() as cursor:
+        row = cursor.execute(
+            "SELECT * FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend)
+        ).fetchone()
+    if row is None:
+        return True
+    error = _remove(backends, row)
+    backends.database.write(lambda tx: _record(tx, row["id"], error))
+    return error is None
+
+
+def settle_uncertain(tx: Transaction, kind: str, id: str) -> None:
+    """After the plugin has restarted no call of before can take effect any more."""
+    types = [type for type, other in _KIND.items() if other == kind]
+    for type in types:
+        tx.execute("UPDATE graves SET uncertain = 0 WHERE plugin = ? AND type = ? AND uncertain", (id, type))
+
+
+def _attempt_claimed(backends: Backends, row: sqlite3.Row) -> bool:
+    type, id, backend = row["type"], row["plugin"], row["backend"]
+    name = claim(type, id, backend)
+    if not backends.claims.take(name):
+        return False
+    try:
+        return attempt(backends, type, id, backend)
+    finally:
+        backends.claims.drop(name)
+
+
+def _remove(backends: Backends, row: sqlite3.Row) -> str | None:
+    """None, or why it is not known to be gone."""
+    try:
+        with backends.use(_KIND[row["type"]], row["plugin"], Scope(row["namespace"])) as made:
+            getattr(made, _CALL[row["type"]])(row["backend"])
+    except errors.NotFound:
+        return "the call that made it may still take effect" if row["uncertain"] else None
+    except (errors.Error, OSError) as err:
+        return str(err)
+    return None
+
+
+def _record(tx: Transaction, id: int, error: str | None) -> None:
+    if error is None:
+        tx.execute("DELETE FROM graves WHERE id = ?", (id,))
+    else:
+        tx.execute("UPDATE graves SET tries = tries + 1, error = ? WHERE id = ?", (error, id))

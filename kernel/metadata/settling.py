@@ -1,0 +1,172 @@
+"""Settling: what was cut off between an intent and its outcome is brought to an end.
+
+Done for each plugin whenever it becomes ok, by the rules of consistency.md, section 1. Rows that are claimed are being
+worked on and left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from kernel.metadata import content_rows, fields, graves, snapshot_rows
+from kernel.metadata.backends import OUTCOME_UNKNOWN, UNCLEAR, Backends
+from kernel.metadata.snapshot_rows import Place
+from plugin_sdk import errors, plugin
+from plugin_sdk.scope import Scope
+from plugin_sdk.snapshots import Info, Kind
+
+log = logging.getLogger(__name__)
+
+_UNSETTLED = "SELECT * FROM snapshots WHERE snapshotter = ? AND (state <> 'ready' OR unpushed)"
+
+
+def calls_ended(backends: Backends, kind: str, id: str) -> None:
+    """The plugin has begun anew, so no call of before can take effect any more: what it does not have is not there."""
+    backends.database.write(lambda tx: graves.settle_uncertain(tx, kind, id))
+    if kind == plugin.SNAPSHOTTER:
+        for row in _unsettled(backends, id):
+            if row["state"] == snapshot_rows.CREATING:
+                _settle_snapshot(backends, row, uncertain=False)
+
+
+def settle(backends: Backends, kind: str, id: str) -> int:
+    """One attempt at each row of the plugin that is not ready; answers how many are left."""
+    if kind == plugin.SNAPSHOTTER:
+        return sum(not _settle_snapshot(backends, row) for row in _unsettled(backends, id))
+    return _settle_ingests(backends, id) if kind == plugin.CONTENT else 0
+
+
+def _unsettled(backends: Backends, id: str) -> list[sqlite3.Row]:
+    """Without the keys of commits that were cut off: they are settled with the names."""
+    with backends.database.read() as cursor:
+        rows = cursor.execute(_UNSETTLED, (id,)).fetchall()
+    return [row for row in rows if row["state"] != snapshot_rows.COMMITTING or row["kind"] == Kind.COMMITTED]
+
+
+def _settle_snapshot(backends: Backends, row: sqlite3.Row, *, uncertain: bool = True) -> bool:
+    place = Place(row["namespace"], row["snapshotter"])
+    names = {place.claim(name) for name in (row["name"], row["source"]) if name}
+    if not backends.claims.take(*names):
+        return False
+    try:
+        with backends.database.read() as cursor:
+            now = snapshot_rows.find(cursor, place, row["name"])
+        if now is None or now["backend"] != row["backend"]:
+            return True
+        return _settle_claimed(backends, place, now, uncertain)
+    except (errors.Error, OSError) as err:
+        log.warning("snapshot %r of %s is not settled: %s", row["name"], place.snapshotter, err)
+        return False
+    finally:
+        backends.claims.drop(*names)
+
+
+def _settle_claimed(backends: Backends, place: Place, row: sqlite3.Row, uncertain: bool) -> bool:
+    name = row["name"]
+    if row["state"] == snapshot_rows.CREATING:
+        backends.database.write(lambda tx: snapshot_rows.abandon(tx, place, name, uncertain=uncertain))
+    elif row["state"] == snapshot_rows.COMMITTING:
+        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, Scope(place.namespace)) as made:
+            _repeat_commit(backends, made, place, row)
+    elif row["unpushed"]:
+        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, Scope(place.namespace)) as made:
+            push(made, row)
+        backends.database.write(lambda tx: snapshot_rows.pushed(tx, place, name))
+    return True
+
+
+def _repeat_commit(backends: Backends, made: Any, place: Place, row: sqlite3.Row) -> None:
+    """With the same keys: looking alone would miss an effect that is still to come. Raises what leaves it open."""
+    name = row["name"]
+    with backends.database.read() as cursor:
+        key = snapshot_rows.find(cursor, place, row["source"])
+    if key is None:
+        raise errors.Internal(f'snapshot "{name}" is committed from "{row["source"]}", which has no row')
+    change: Callable[..., None] = snapshot_rows.finish_commit
+    try:
+        made.commit(row["backend"], key["backend"], snapshot_rows.inherited(fields.load(row["labels"])))
+    except OUTCOME_UNKNOWN:
+        raise
+    except (errors.NotFound, errors.AlreadyExists):
+        if not has_snapshot(made, row["backend"]):
+            log.error("snapshotter %s has lost %s and %s", place.snapshotter, key["backend"], row["backend"])
+            change = snapshot_rows.lose_commit
+    except UNCLEAR:
+        if not has_snapshot(made, row["backend"]):
+            change = snapshot_rows.refuse_commit
+    except errors.Error:
+        change = snapshot_rows.refuse_commit
+    backends.database.write(lambda tx: change(tx, place, name))
+
+
+def has_snapshot(made: Any, backend: str) -> bool:
+    try:
+        made.stat(backend)
+    except errors.NotFound:
+        return False
+    return True
+
+
+def push(made: Any, row: sqlite3.Row) -> None:
+    """Tells the plugin the labels that are meant for it."""
+    labels = snapshot_rows.inherited(fields.load(row["labels"]))
+    made.update(Info(row["backend"], Kind(row["kind"]), labels=labels))
+
+
+def _settle_ingests(backends: Backends, id: str) -> int:
+    with backends.database.read() as cursor:
+        rows = cursor.execute("SELECT * FROM ingests WHERE state = 'committing'").fetchall()
+    return sum(not _settle_ingest(backends, id, row) for row in rows)
+
+
+def _settle_ingest(backends: Backends, id: str, row: sqlite3.Row) -> bool:
+    claim = graves.claim(graves.CONTENT, id, row["digest"])
+    if not backends.claims.take(claim):
+        return False
+    try:
+        with backends.use(plugin.CONTENT, id, Scope(row["namespace"])) as made:
+            settle_commit(backends, made, row, answered=False)
+        return True
+    except (errors.Error, OSError) as err:
+        log.warning("ingest %r of content is not settled: %s", row["ref"], err)
+        return False
+    finally:
+        backends.claims.drop(claim)
+
+
+def settle_commit(backends: Backends, made: Any, row: sqlite3.Row, *, answered: bool) -> bool:
+    """True when the blob is there now, False when the ingest goes on. The caller holds the digest's claim.
+
+    A commit that was not answered may still take effect, so it is repeated and not only looked for.
+    """
+    there = _has_blob(made, row["digest"]) or (not answered and _repeat_content_commit(made, row))
+    if there:
+        with suppress(errors.NotFound):
+            made.abort(row["backend"])
+        backends.database.write(lambda tx: content_rows.finish_commit(tx, row["namespace"], row["ref"], row["backend"]))
+    else:
+        backends.database.write(lambda tx: content_rows.reopen(tx, row["namespace"], row["ref"], row["backend"]))
+    return there
+
+
+def _repeat_content_commit(made: Any, row: sqlite3.Row) -> bool:
+    with made.writer(row["backend"]) as writer:
+        try:
+            writer.commit(row["size"], row["digest"])
+        except errors.AlreadyExists:
+            return True
+        except errors.FailedPrecondition:
+            return _has_blob(made, row["digest"])
+    return True
+
+
+def _has_blob(made: Any, digest: str) -> bool:
+    try:
+        made.info(digest)
+    except errors.NotFound:
+        return False
+    return True
