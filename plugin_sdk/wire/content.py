@@ -75,19 +75,13 @@ class Servicer:
         return Empty()
 
     async def _read(self, request: content_pb2.ReadContentRequest, call: rpc.Call) -> AsyncIterator[bytes]:
-        reader = await call.run(self._resolve(call).reader, request.digest, lane=self._lane)
+        reading = _Reading(self._resolve(call))
         try:
-            offset = max(0, request.offset)
-            if offset > reader.size:
-                raise errors.OutOfRange(f"read past object length {reader.size} bytes")
-            end = min(reader.size, offset + request.size) if request.size > 0 else reader.size
-            while offset < end:
-                size = min(READ_CHUNK, end - offset)
-                data = await call.run(_read_chunk, reader, offset, size, lane=self._lane)
-                yield data
-                offset += size
+            await call.run(reading.open, request, lane=self._lane)
+            while reading.offset < reading.end:
+                yield await call.run(reading.chunk, lane=self._lane)
         finally:
-            await asyncio.shield(_close(call, self._lane, reader))  # also when the caller goes now
+            await asyncio.shield(_close(call, self._lane, reading))  # also when the caller goes now
 
     async def _status(self, request: content_pb2.StatusRequest, call: rpc.Call) -> content_pb2.StatusResponse:
         found = await call.run(self._resolve(call).status, request.ref, lane=self._lane)
@@ -106,31 +100,52 @@ class Servicer:
     async def _write(
         self, requests: AsyncIterator[content_pb2.WriteContentRequest], call: rpc.Call
     ) -> AsyncIterator[content_pb2.WriteContentResponse]:
-        ingest: _Ingest | None = None
+        ingest = _Ingest(self._resolve(call))
         try:
             async for request in requests:
-                if ingest is None:
-                    ingest = await call.run(_Ingest, self._resolve(call), request, lane=self._lane)
                 yield await call.run(ingest.answer, request, lane=self._lane)
                 if request.action == COMMIT:
                     return
         finally:
-            if ingest is not None:
-                await asyncio.shield(_close(call, self._lane, ingest.writer))
+            await asyncio.shield(_close(call, self._lane, ingest))
 
 
-async def _close(call: rpc.Call, lane: str, handle: content.Reader | content.Writer) -> None:
+async def _close(call: rpc.Call, lane: str, handle: _Reading | _Ingest) -> None:
     try:
         await call.run(handle.close, lane=lane)
     except (errors.ResourceExhausted, errors.Unavailable):
         handle.close()  # a full lane must not keep a ref locked
 
 
-def _read_chunk(reader: content.Reader, offset: int, size: int) -> bytes:
-    data = reader.read_at(offset, size)
-    if len(data) != size:
-        raise errors.DataLoss(f"blob ends at {offset + len(data)}, {offset + size} expected")
-    return encode_chunk(offset, data)
+class _Reading:
+    """The state of one Read; made before its reader is opened, so that one who goes meanwhile leaves none open."""
+
+    def __init__(self, store: content.Store) -> None:
+        self._store = store
+        self._reader: content.Reader | None = None
+        self.offset = self.end = 0
+
+    def open(self, request: content_pb2.ReadContentRequest) -> None:
+        self._reader = self._store.reader(request.digest)
+        size = self._reader.size
+        self.offset = max(0, request.offset)
+        if self.offset > size:
+            raise errors.OutOfRange(f"read past object length {size} bytes")
+        self.end = min(size, self.offset + request.size) if request.size > 0 else size
+
+    def chunk(self) -> bytes:
+        assert self._reader is not None
+        size = min(READ_CHUNK, self.end - self.offset)
+        data = self._reader.read_at(self.offset, size)
+        if len(data) != size:
+            raise errors.DataLoss(f"blob ends at {self.offset + len(data)}, {self.offset + size} expected")
+        encoded = encode_chunk(self.offset, data)
+        self.offset += size
+        return encoded
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
 
 
 def encode_chunk(offset: int, data: bytes) -> bytes:
@@ -151,44 +166,54 @@ def _varint(value: int) -> bytes:
 class _Ingest:
     """The state of one Write: its writer, and what the caller has said of size and digest."""
 
-    def __init__(self, store: content.Store, first: content_pb2.WriteContentRequest) -> None:
-        if not first.ref:
-            raise errors.InvalidArgument("first message must have a reference")
-        self._total, self._expected = first.total, first.expected
-        self.writer = store.writer(first.ref, first.total, first.expected)
-        self._offset = self.writer.status().offset
+    def __init__(self, store: content.Store) -> None:
+        self._store = store
+        self._writer: content.Writer | None = None
+        self._total, self._expected, self._offset = 0, "", 0
 
     def answer(self, request: content_pb2.WriteContentRequest) -> content_pb2.WriteContentResponse:
         self._total = request.total or self._total
         self._expected = request.expected or self._expected
+        writer = self._writer or self._open(request)
         if request.action == STAT:
-            return self._stat()
-        self._append(request)
+            return self._stat(writer)
+        self._append(writer, request)
         if request.action == COMMIT:
-            digest = self.writer.commit(self._total, self._expected, dict(request.labels))
+            digest = writer.commit(self._total, self._expected, dict(request.labels))
         else:
-            digest = self.writer.digest()
+            digest = writer.digest()
         return content_pb2.WriteContentResponse(action=request.action, offset=self._offset, digest=digest)
 
-    def _stat(self) -> content_pb2.WriteContentResponse:
-        status = self.writer.status()
+    def _open(self, request: content_pb2.WriteContentRequest) -> content.Writer:
+        if not request.ref:
+            raise errors.InvalidArgument("first message must have a reference")
+        self._writer = self._store.writer(request.ref, request.total, request.expected)
+        self._offset = self._writer.status().offset
+        return self._writer
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _stat(self, writer: content.Writer) -> content_pb2.WriteContentResponse:
+        status = writer.status()
         return content_pb2.WriteContentResponse(
             action=STAT,
             started_at=messages.timestamp(status.started_at),
             updated_at=messages.timestamp(status.updated_at),
             offset=status.offset,
             total=self._total or status.total,
-            digest=self.writer.digest(),
+            digest=writer.digest(),
         )
 
-    def _append(self, request: content_pb2.WriteContentRequest) -> None:
+    def _append(self, writer: content.Writer, request: content_pb2.WriteContentRequest) -> None:
         if request.offset and request.offset != self._offset:
             raise errors.OutOfRange(f"write @{request.offset} must occur at current offset {self._offset}")
         if not request.offset and self._offset:
-            self.writer.truncate(0)
+            writer.truncate(0)
             self._offset = 0
         if request.data:
-            self._offset += self.writer.write(request.data)
+            self._offset += writer.write(request.data)
 
 
 def _info_message(info: content.Info) -> content_pb2.Info:

@@ -205,6 +205,33 @@ def test_a_chunk_is_encoded_as_protobuf_does(offset: int, data: bytes) -> None:
     )
 
 
+def test_one_who_goes_while_the_writer_is_opened_leaves_none_open(serve) -> None:
+    begun, go, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Store:
+        def writer(self, ref, total, expected):
+            begun.set()
+            go.wait(10)
+            return self
+
+        def status(self):
+            return content.Status("r", 0)
+
+        def digest(self):
+            return DIGEST
+
+        def close(self):
+            closed.set()
+
+    stub = rpc.Stub(serve(wire.Servicer(lambda call: Store())), wire.SERVICE, Scope("default"))
+    request = content_pb2.WriteContentRequest(ref="r")
+    with stub.stream("Write", [request], content_pb2.WriteContentResponse):
+        assert begun.wait(5)
+    threading.Event().wait(0.1)  # until the server knows that the caller is gone
+    go.set()
+    assert closed.wait(5)
+
+
 # Lists
 
 
