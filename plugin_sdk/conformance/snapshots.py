@@ -248,7 +248,7 @@ class SnapshotSuite:
 
     def test_a_committed_snapshot_has_no_mounts(self, snapshotter: snapshots.Snapshotter) -> None:
         commit(snapshotter, "layer")
-        with pytest.raises(errors.FailedPrecondition, match="layer"):
+        with pytest.raises(errors.FailedPrecondition, match="child"):
             snapshotter.mounts("layer")
 
     @pytest.mark.parametrize("method", ["prepare", "view"])
@@ -355,11 +355,11 @@ class SnapshotSuite:
         commit(snapshotter, "layer")
         for key in ("active", "view"):
             getattr(snapshotter, "prepare" if key == "active" else "view")(key, "layer")
-            with pytest.raises(errors.FailedPrecondition, match="layer"):
+            with pytest.raises(errors.FailedPrecondition, match="child"):
                 snapshotter.remove("layer")
             snapshotter.remove(key)
         commit(snapshotter, "child", "layer")
-        with pytest.raises(errors.FailedPrecondition, match="layer"):
+        with pytest.raises(errors.FailedPrecondition, match="child"):
             snapshotter.remove("layer")
         snapshotter.remove("child")
         snapshotter.remove("layer")
