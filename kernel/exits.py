@@ -92,8 +92,8 @@ class Outcome:
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """A task of the daemon's table. ``task`` is None while it is being created, and when its runtime could not load it: then
-    ``error`` says why."""
+    """A task of the daemon's table. ``task`` is None while it is being created, and when its runtime could not load
+    it: then ``error`` says why."""
 
     row: records.Row
     bundle: Path
