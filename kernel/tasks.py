@@ -112,7 +112,7 @@ class BoundTasks:
             task.kill(signal, exec_id, all=all)
 
     def exec(self, id: str, exec_id: str, spec: runtime.Any, stdio: Stdio) -> None:
-        identifiers.validate(exec_id)
+        _validate_exec_id(exec_id)
         with self._use(id) as (entry, task):
             task.exec(exec_id, spec.value, stdio)
             entry.renew(exec_id)
@@ -183,6 +183,13 @@ class BoundTasks:
                 exit = Exit(self._scope.namespace, id, exec_id, now.pid, now.exit_status, now.exited_at)
                 entry.outcome(exec_id).set(exit)
         return entry.outcome(exec_id)
+
+
+def _validate_exec_id(exec_id: str) -> None:
+    try:
+        identifiers.validate(exec_id)
+    except errors.InvalidArgument as err:
+        raise errors.InvalidArgument(f"invalid exec id {exec_id}: {err.message}") from err
 
 
 def _metrics_matcher(wanted: Sequence[str]) -> Callable[[records.Row], bool]:
