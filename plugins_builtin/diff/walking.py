@@ -16,13 +16,15 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plugin_sdk import content, errors, oci
 from plugin_sdk.mounts import Mount
 from plugin_sdk.oci import Descriptor
 from plugin_sdk.workers import Worker, Workers
-from plugins_builtin.diff.plugin import Config
+
+if TYPE_CHECKING:
+    from plugins_builtin.diff.plugin import Config
 
 UNPACK = "plugins_builtin.diff.unpack:main"
 PACK = "plugins_builtin.diff.pack:main"
@@ -33,10 +35,10 @@ _LAST_WORDS = 10.0  # seconds that a worker has for its end after its result
 class Differ:
     """Implements ``plugin_sdk.diff.Differ``. ``state`` is a directory of its own, over which workers mount."""
 
-    def __init__(self, workers: Workers, state: Path, config: Config | None = None) -> None:
+    def __init__(self, workers: Workers, state: Path, config: Config) -> None:
         self._workers = workers
         self._state = state
-        self._config = config or Config()
+        self._config = config
 
     def apply(
         self,

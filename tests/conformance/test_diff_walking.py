@@ -5,6 +5,7 @@ import pytest
 from kernel.spawner import Spawner
 from plugin_sdk.conformance import diff
 from plugins_builtin.content import local
+from plugins_builtin.diff.plugin import Config
 from plugins_builtin.diff.walking import Differ
 
 
@@ -65,4 +66,4 @@ class TestWalking(diff.DiffSuite):
 
     @pytest.fixture
     def differ(self, folder, spawner):
-        return Differ(spawner, folder / "state")
+        return Differ(spawner, folder / "state", Config())
