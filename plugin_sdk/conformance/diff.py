@@ -586,7 +586,7 @@ class DiffSuite:
             apply(stack, member(name))
 
     def test_something_else_in_place_of_the_root_is_refused(self, apply: Apply, stack: Stack) -> None:
-        for entry in (member("./"), symlink("/", "x"), hard_link(".", "a")):
+        for entry in (member("."), symlink("/", "x"), hard_link(".", "a")):
             with pytest.raises(errors.InvalidArgument):
                 apply(stack, member("a"), entry)
 

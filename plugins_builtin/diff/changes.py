@@ -20,14 +20,17 @@ _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP)
 
 class Change:
     """``status`` is None for what only the lower tree has. ``path`` is relative, empty for the root; ``changed`` is
-    False for what is only told since something beside or beneath it is."""
+    False for what is only told since something beside or beneath it is. ``below`` is what the lower tree has there."""
 
-    __slots__ = ("changed", "path", "status")
+    __slots__ = ("below", "changed", "path", "status")
 
-    def __init__(self, path: bytes, status: os.stat_result | None, changed: bool) -> None:
+    def __init__(
+        self, path: bytes, status: os.stat_result | None, changed: bool, below: os.stat_result | None = None
+    ) -> None:
         self.path = path
         self.status = status
         self.changed = changed
+        self.below = below
 
 
 def between(lower: bytes, upper: bytes, *, root: bool = True) -> list[Change]:
@@ -36,14 +39,37 @@ def between(lower: bytes, upper: bytes, *, root: bool = True) -> list[Change]:
     changes = list(_walk(lower, upper))
     if root and not _same(lower, os.lstat(lower), upper, os.lstat(upper)):
         changes.insert(0, Change(b"", os.lstat(upper), True))
-    linked = {_inode(c.status) for c in changes if c.changed and c.status and c.status.st_nlink > 1}
+    _compare_links([c for c in changes if c.status and not stat.S_ISDIR(c.status.st_mode)])
     wanted: set[bytes] = set()
     for change in changes:
-        status = change.status
-        if change.changed or (status and not stat.S_ISDIR(status.st_mode) and _inode(status) in linked):
-            change.changed = True
+        if change.changed:
             wanted.update(_parents(change.path))
     return [change for change in changes if change.changed or change.path in wanted]
+
+
+def _compare_links(files: list[Change]) -> None:
+    """Names of one file that now are of several have changed, all but one set of them, and so have names of several
+    that are now of one. Where one name has changed, all names of its file go with it."""
+    lower: dict[Inode, dict[Inode, list[Change]]] = {}
+    upper: dict[Inode, list[Change]] = {}
+    for file in files:
+        assert file.status is not None
+        upper.setdefault(_inode(file.status), []).append(file)
+        if file.below is not None:
+            lower.setdefault(_inode(file.below), {}).setdefault(_inode(file.status), []).append(file)
+    for names in upper.values():
+        origins = {_inode(name.below) if name.below else None for name in names}
+        if len(origins) > 1 or any(name.changed for name in names):
+            _mark(names)
+    for parts in lower.values():
+        unchanged = [names for names in parts.values() if not names[0].changed]
+        for names in unchanged[1:]:
+            _mark(names)
+
+
+def _mark(names: list[Change]) -> None:
+    for name in names:
+        name.changed = True
 
 
 def xattrs(path: bytes) -> dict[bytes, bytes]:
@@ -75,11 +101,12 @@ def _walk(lower: bytes, upper: bytes) -> Iterator[Change]:
         if stat.S_ISDIR(above.st_mode):
             both = below is not None and stat.S_ISDIR(below.st_mode)
             stack.append(_pairs(lower, upper, path, both=both))
-        elif not changed and above.st_nlink == 1:
+        elif not changed and above.st_nlink == 1 and below is not None and below.st_nlink == 1:
             continue
-        yield Change(path, above, changed)
+        yield Change(path, above, changed, below)
 
 
+Inode = tuple[int, int]
 Pair = tuple[bytes, os.stat_result | None, os.stat_result | None]
 
 
@@ -129,7 +156,7 @@ def _same_content(lower: bytes, upper: bytes) -> bool:
                 return True
 
 
-def _inode(status: os.stat_result) -> tuple[int, int]:
+def _inode(status: os.stat_result) -> Inode:
     return status.st_dev, status.st_ino
 
 

@@ -23,6 +23,7 @@ NONE, GZIP, ZSTD, DETECT = "", "gzip", "zstd", "detect"
 CHUNK = 1 << 20
 _ISAL_LEVEL, _ZLIB_LEVEL, _ZSTD_LEVEL = 3, 6, 3
 _WITH_GZIP_HEADER = 31
+_ZSTD_INPUT = 1 << 16  # bytes at a time, which bounds what they may become
 _AHEAD = 8  # blocks that a stage may be ahead of the next
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
@@ -100,15 +101,29 @@ class Codecs:
     def _unzstd(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         if self.zstd is None:
             raise errors.Unimplemented("zstd is not installed")
-        source = _Blocks(blocks)
-        reader = self.zstd.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-            source, read_size=CHUNK, read_across_frames=True
-        )
-        try:
-            while block := reader.read(CHUNK):
-                yield block
-        except self.zstd.ZstdError as err:
-            raise errors.InvalidArgument(f"the zstd stream is damaged: {err}") from None
+        decoder = None
+        parts: list[bytes] = []
+        held = 0
+        for block in blocks:
+            view = memoryview(block)
+            for at in range(0, len(view), _ZSTD_INPUT):
+                rest = bytes(view[at : at + _ZSTD_INPUT])
+                while rest:
+                    decoder = decoder or self.zstd.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                    try:
+                        parts.append(decoder.decompress(rest))
+                    except self.zstd.ZstdError as err:
+                        raise errors.InvalidArgument(f"the zstd stream is damaged: {err}") from None
+                    held += len(parts[-1])
+                    rest = b""
+                    if decoder.eof:
+                        rest, decoder = decoder.unused_data, None
+                if held >= CHUNK:
+                    yield b"".join(parts)
+                    parts, held = [], 0
+        yield b"".join(parts)
+        if decoder is not None:
+            raise errors.InvalidArgument("the zstd stream is cut off")
 
 
 def _load(name: str) -> Any:
@@ -156,16 +171,6 @@ def _gunzip(blocks: Iterator[bytes]) -> Iterator[bytes]:
                 rest, decoder = decoder.unused_data, None
     if decoder is not None:
         raise errors.InvalidArgument("the gzip stream is cut off")
-
-
-class _Blocks:
-    """What the zstd reader takes for a file."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-
-    def read(self, size: int) -> bytes:
-        return next(self._blocks, b"")
 
 
 def read(fd: int) -> Iterator[bytes]:

@@ -94,10 +94,12 @@ class Tree:
         self._made: dict[Path, set[bytes]] = {}
         self._by_path: dict[Path, Directory] = {}
         self._by_name: dict[bytes, Directory] = {}
+        self._followed: set[Path] = set()
+        self._name = b""
 
     def put(self, entry: Entry, source: Source) -> None:
         """Makes one entry, whose data, if it has any, is next in ``source``."""
-        name = entry.name = clean(entry.name)
+        name = self._name = entry.name = clean(entry.name)
         parent, _, base = name.rpartition(b"/")
         if base.startswith(WHITEOUT):
             self._white_out(entry, parent, base)
@@ -106,10 +108,12 @@ class Tree:
         if directory is None:
             if len(self._by_path) > _OPEN_DIRECTORIES:
                 self._forget()
-            if not base:
-                self._dress_directory(self._root(), entry)
-                return
             directory = self._by_name[parent] = self._walk(parent)
+        if not base:
+            self._dress_directory(directory, entry)
+            return
+        if self._followed and (*directory.path, base) in self._followed:
+            self._by_name.clear()
         kind = entry.type
         if kind in archive.FILES:
             self._file(directory, base, entry, source)
@@ -190,7 +194,8 @@ class Tree:
                 links += 1
                 target = self._read_link(directory, part)
                 if links > _LINKS or len(todo) > 4096:
-                    raise errors.InvalidArgument(f"too many symbolic links on the way to {show(name)}")
+                    raise errors.InvalidArgument(f"too many symbolic links on the way to {show(self._name)}")
+                self._followed.add(path)
                 todo.extend(target.split(b"/")[::-1])
                 if target.startswith(b"/"):
                     directory = self._root()
@@ -198,7 +203,8 @@ class Tree:
             if status is None and not make:
                 return None
             if status is not None and not stat.S_ISDIR(status.st_mode):
-                raise errors.InvalidArgument(f"{show(b'/'.join(path))} on the way to {show(name)} is not a directory")
+                blocked, wanted = show(b"/".join(path)), show(self._name)
+                raise errors.InvalidArgument(f"{blocked} on the way to {wanted} is not a directory")
             directory = self._enter(directory, part, status)
         return directory
 
@@ -344,19 +350,30 @@ class Tree:
 
     def _make_opaque(self, top: Directory) -> None:
         """Only what this layer has made stays, at any depth. Below an opaque directory nothing shows through anyhow."""
-        if top.lower:
+        if top.lower and not top.path:
+            self._white_out_root(top)
+        elif top.lower:
             os.setxattr(top.fd, self._opaque, b"y")
         todo = [top]
         while todo:
             directory = todo.pop()
-            directory.lower = False
+            directory.lower = directory.lower and not directory.path
             for name in map(os.fsencode, os.listdir(directory.fd)):
                 status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-                if name not in directory.made or (self._lower is not None and _is_whiteout(status)):
+                if self._lower is not None and _is_whiteout(status):
+                    if directory.path:
+                        self._remove(directory, name)
+                elif name not in directory.made:
                     self._remove(directory, name)
                 elif stat.S_ISDIR(status.st_mode):
                     known = self._by_path.get((*directory.path, name))
                     todo.append(known or self._enter(directory, name, status))
+
+    def _white_out_root(self, root: Directory) -> None:
+        """overlayfs merges the topmost directory always: what it shows of the lower layers is hidden name by name."""
+        assert self._lower is not None
+        for name in map(os.fsencode, os.listdir(self._lower)):
+            self._hide(root, name)
 
     def _remove(self, directory: Directory, name: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
