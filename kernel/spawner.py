@@ -27,7 +27,10 @@ from kernel import spawner_child
 from plugin_sdk import errors
 
 LOADABLE = spawner_child.LOADABLE
-BOOT = "import sys; sys.path.append(sys.argv[1]); import kernel.spawner_child as s; s.main(sys.argv[1], int(sys.argv[2]))"
+BOOT = (
+    "import sys; sys.path.append(sys.argv[1]); import kernel.spawner_child as child; "
+    "child.main(sys.argv[1], int(sys.argv[2]))"
+)
 
 _START_TIMEOUT = 10.0  # seconds
 _LARGE = 32 << 10  # bytes of JSON that go into a memfd instead of the datagram
@@ -182,10 +185,6 @@ class Spawner:
     def _answered(self, message: dict[str, object], fds: list[int]) -> None:
         with self._lock:
             answer = self._pending.pop(int(str(message["id"])), None)
-        if "error" in message:
-            if answer is not None:
-                answer.set_exception(errors.Unavailable(str(message["error"])))
-            return
         worker = Worker(int(str(message["pid"])), fds[0])
         self._workers[worker.pid] = worker
         if answer is None:  # its caller has given up

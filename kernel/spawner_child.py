@@ -6,11 +6,10 @@ a JSON object::
     → {"id": 7, "entry": "module:function", "params": {…}}   with the child's descriptors (SCM_RIGHTS)
     → {"id": 7, "memfd": true}                               the same object in the first descriptor, when it is large
     ← {"id": 7, "pid": 4711}                                 with a pidfd
-    ← {"id": 7, "error": "…"}                                the fork failed
     ← {"pid": 4711, "status": 0}                             ended: exit status, or minus the signal
 
-End of file on FD ends the spawner. Its children are ended by the linux kernel then (PR_SET_PDEATHSIG), but for those
-that take that back: shims.
+A fork that fails ends the spawner, which is then started again, and so does end of file on FD. Its children are ended
+by the linux kernel then (PR_SET_PDEATHSIG), but for those that take that back: shims.
 """
 
 from __future__ import annotations
@@ -70,73 +69,64 @@ def main(root: str, fd: int) -> None:
             __import__(module_of(path))
     gc.collect()
     gc.freeze()
-    with socket.socket(fileno=fd) as channel:
-        _Spawner(channel).serve()
+    _serve(fd, select.epoll(), {})
 
 
-class _Spawner:
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._children: dict[int, int] = {}  # pidfd → pid
-        self._poll = select.epoll()
-        self._poll.register(channel.fileno(), select.EPOLLIN)
+def _serve(channel: int, poll: select.epoll, children: dict[int, int]) -> None:
+    """Forks; the child itself reads its request and answers it.
 
-    def serve(self) -> None:
-        while True:
-            for fd, _ in self._poll.poll():
-                if fd in self._children:
-                    self._reap(fd)
-                elif not self._receive():
-                    return
-
-    def _receive(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._channel, MAX_DATAGRAM, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC)
-        if not data:
-            return False
-        message = json.loads(data)
-        if "memfd" in message:
-            with open(fds.pop(0), "rb") as file:
-                message = json.loads(file.read())
-        self._fork(message["id"], message["entry"], message["params"], fds)
-        for fd in fds:
-            os.close(fd)
-        return True
-
-    def _fork(self, id: int, entry: str, params: dict[str, object], fds: list[int]) -> None:
-        spawner = os.getpid()
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _become(spawner, entry, params, fds)
-            pidfd = os.pidfd_open(pid)
-        except OSError as err:
-            self._answer({"id": id, "error": f"fork for {entry}: {err}"})
-            return
-        self._children[pidfd] = pid
-        self._poll.register(pidfd, select.EPOLLIN)
-        self._answer({"id": id, "pid": pid}, [pidfd])
-
-    def _reap(self, pidfd: int) -> None:
-        pid = self._children.pop(pidfd)
-        self._poll.unregister(pidfd)
-        os.close(pidfd)
-        _, status = os.waitpid(pid, 0)
-        self._answer({"pid": pid, "status": os.waitstatus_to_exitcode(status)})
-
-    def _answer(self, message: dict[str, object], fds: Sequence[int] = ()) -> None:
-        try:
-            socket.send_fds(self._channel, [json.dumps(message).encode()], fds)
-        except BrokenPipeError:
-            os._exit(0)
+    A page that this process writes after a fork is a private copy in every child: so it does as little as it can, and
+    its children (ten small shims) stay small.
+    """
+    poll.register(channel, select.EPOLLIN)
+    while True:
+        for fd, mask in poll.poll():
+            if fd in children:
+                poll.unregister(fd)
+                _reap(channel, fd, children.pop(fd))
+            elif mask & select.EPOLLHUP:
+                return
+            else:
+                pid = _fork(channel)
+                pidfd = os.pidfd_open(pid)
+                children[pidfd] = pid
+                poll.register(pidfd, select.EPOLLIN)
 
 
-def _become(spawner: int, entry: str, params: dict[str, object], fds: list[int]) -> NoReturn:
+def _fork(channel: int) -> int:
+    """Returns in the parent, when the child has read its request or has ended."""
+    spawner = os.getpid()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become(channel, spawner, writer)
+    os.close(writer)
+    os.read(reader, 1)
+    os.close(reader)
+    return pid
+
+
+def _reap(channel: int, pidfd: int, pid: int) -> None:
+    os.close(pidfd)
+    _, status = os.waitpid(pid, 0)
+    _send(channel, b'{"pid": %d, "status": %d}' % (pid, os.waitstatus_to_exitcode(status)))
+
+
+def _send(channel: int, message: bytes) -> None:
+    try:
+        os.write(channel, message)  # one datagram: the pair is SEQPACKET
+    except OSError:
+        os._exit(0)
+
+
+def _become(channel: int, spawner: int, writer: int) -> NoReturn:
     """The rest of a child's life."""
     code = 1
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != spawner:
             os._exit(1)
+        entry, params, fds = _request(channel, writer)
         close_all_but(fds)
         module, _, function = entry.partition(":")
         code = getattr(__import__(module, fromlist=[function]), function)(params, fds) or 0
@@ -144,6 +134,19 @@ def _become(spawner: int, entry: str, params: dict[str, object], fds: list[int])
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code & 255)
+
+
+def _request(channel: int, writer: int) -> tuple[str, dict[str, object], list[int]]:
+    with socket.socket(fileno=channel) as connection:
+        data, fds, _, _ = socket.recv_fds(connection, MAX_DATAGRAM, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC)
+        os.close(writer)
+        message = json.loads(data)
+        if "memfd" in message:
+            with open(fds.pop(0), "rb") as file:
+                message = json.loads(file.read())
+        answer = json.dumps({"id": message["id"], "pid": os.getpid()}).encode()
+        socket.send_fds(connection, [answer], [os.pidfd_open(os.getpid())])
+    return message["entry"], message["params"], fds
 
 
 def close_all_but(fds: Sequence[int]) -> None:
