@@ -14,23 +14,31 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kernel import config, directories, plugins, systemd
 from kernel.differs import Differ
 from kernel.events import Exchange
 from kernel.metadata.database import Database, forbid_transaction
+from kernel.metadata.namespaces import Namespaces
 from kernel.metadata.store import Metadata, View
 from kernel.tasks import Tasks
-from plugin_sdk import containers, daemon, errors, filters, namespaces, platforms, plugin
+from plugin_sdk import containers, daemon, errors, filters, platforms, plugin
 from plugin_sdk.scope import Scope
 from plugin_sdk.workers import Workers
+
+if TYPE_CHECKING:
+    from kernel.server import Server
+    from plugin_sdk.wire import rpc
 
 log = logging.getLogger("daemon")
 
 DATABASE = "metadata.db"
 UUID = "uuid"
+SERVICE_IDS = {"v1": "healthcheck"}  # of grpc.health.v1.Health
+GRACE = 0.5  # seconds that calls are given when the daemon stops
 
 
 class Daemon:
@@ -90,7 +98,7 @@ class Daemon:
         )
 
     @property
-    def namespaces(self) -> namespaces.Store:
+    def namespaces(self) -> Namespaces:
         return self.metadata.namespaces(Scope(""))
 
     def view(self, namespace: str, lease: str | None = None) -> View:
@@ -98,6 +106,13 @@ class Daemon:
         scope = Scope(namespace, lease)
         self.check_lease(scope)
         return self.metadata.view(scope)
+
+    def bind(self, scope: Scope) -> View:
+        """For one call at the edge, which has checked the lease."""
+        return self.metadata.view(scope)
+
+    def bind_namespaces(self, scope: Scope) -> Namespaces:
+        return self.metadata.namespaces(scope)
 
     def _containers(self, scope: Scope) -> containers.Store:
         return self.metadata.view(scope).containers
@@ -111,6 +126,17 @@ class Daemon:
         matches = filters.compile(filters_)
         return [info for info in self.registry.infos() if matches(_fields(info))]
 
+    def show_services(self, servicers: Iterable[rpc.Servicer]) -> None:
+        """The kernel's own, under the names that containerd shows: of containerd.services.NAME.v1.…"""
+        for servicer in servicers:
+            name = servicer.service.split(".")[2].lower()
+            self.registry.show(daemon.PluginInfo(plugin.SERVICE, SERVICE_IDS.get(name, name)))
+
+    def plugin_services(self) -> Iterator[rpc.Servicer]:
+        for id in self.registry.ids(plugin.SERVICE):
+            with self.registry.use(plugin.SERVICE, id) as servicer:
+                yield servicer
+
     def server(self) -> daemon.ServerInfo:
         return daemon.ServerInfo(self._uuid(), os.getpid(), os.stat("/proc/self/ns/pid").st_ino)
 
@@ -122,6 +148,11 @@ class Daemon:
         made = str(uuid.uuid4())
         path.write_text(made)
         return made
+
+    def end_waits(self) -> None:
+        """Those who wait for a task or for events are told Unavailable."""
+        self.tasks.close()
+        self.exchange.close()
 
     def close(self) -> None:
         """Ends every part but the running tasks. The edge must have stopped."""
@@ -172,14 +203,25 @@ async def _start(loaded: config.Loaded, workers: Workers, stack: contextlib.Asyn
     made = Daemon(loaded, workers)
     stack.callback(made.close)
 
-    from kernel import offers  # imports grpc, which takes most of the start
+    from kernel import offer  # imports protobuf and grpc, which take most of the start
     from kernel.server import Server
 
     server = Server(settings, made.registry, made)
-    offers.mount(made, server)
-    stack.push_async_callback(server.stop)
+    servicers = offer.servicers(made)
+    made.show_services(servicers)
+    server.mount([*servicers, *made.plugin_services()])
+    server.mount_for_shims(offer.ttrpc_servicers(made))
+    stack.push_async_callback(_stop, server, made)
     await server.start()
     log.info("serves at %s after %.0f ms", settings.grpc.address, 1000 * (time.perf_counter() - begin))
+
+
+async def _stop(server: Server, made: Daemon) -> None:
+    """Open waits and subscriptions end with Unavailable; other calls have a moment to end."""
+    stopping = asyncio.create_task(server.stop(GRACE))
+    await asyncio.sleep(0)  # no call is taken from here on
+    made.end_waits()
+    await stopping
 
 
 def _set_process(settings: config.Config) -> None:

@@ -5,6 +5,7 @@ Under systemd, whose journal adds the time itself, lines begin with the priority
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -39,6 +40,11 @@ class Formatter(logging.Formatter):
         return f"{stamp}.{int(rest * 1000):03d}Z {record.levelname.lower()} {record.name}: {text}"
 
 
+def _not_canceled(record: logging.LogRecord) -> bool:
+    """grpc tells of each call that the end of the daemon cancels."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def configure(level: str) -> None:
     """Sends what is at least as grave as ``level`` (a name of plugins.toml) to stderr."""
     handler = logging.StreamHandler(sys.stderr)
@@ -46,5 +52,6 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])
+    handler.addFilter(_not_canceled)
     for noisy in ("asyncio", "grpc"):
         logging.getLogger(noisy).setLevel(max(LEVELS[level], logging.WARNING))

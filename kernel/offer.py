@@ -37,8 +37,7 @@ class Parts(wire.Source, Protocol):
     @property
     def exchange(self) -> Exchange: ...
 
-    @property
-    def namespaces(self) -> contract.Store: ...
+    def bind_namespaces(self, scope: Scope) -> contract.Store: ...
 
     def bind(self, scope: Scope) -> daemon.View: ...
 
@@ -48,7 +47,7 @@ def servicers(parts: Parts) -> Sequence[rpc.Servicer]:
     offered = [
         version.servicer(),
         introspection.servicer(parts),
-        namespaces.servicer(lambda scope: parts.namespaces),
+        namespaces.servicer(parts.bind_namespaces),
         content.servicer(parts.bind),
         images.servicer(parts.bind),
         containers.servicer(parts.bind),

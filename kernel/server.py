@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -47,10 +48,9 @@ class Server:
         self._grpc.listen(grpc.address, uid=grpc.uid, gid=grpc.gid)
         await self._grpc.start()
 
-    async def stop(self) -> None:
-        """Ends what still runs: open waits and subscriptions fail, tasks go on."""
-        await self._grpc.stop()
-        await self._ttrpc.stop()
+    async def stop(self, grace: float = 0.0) -> None:
+        """Takes no more calls, gives those that run ``grace`` seconds and cancels the rest."""
+        await asyncio.gather(self._grpc.stop(grace), self._ttrpc.stop(grace))
 
 
 def _make_parent(address: str) -> None:

@@ -68,7 +68,7 @@ class Table:
         """Those who wait get Unavailable; tasks go on."""
         self._recorder.close()
         with self._lock:
-            entries, self._entries = list(self._entries.values()), {}
+            entries = list(self._entries.values())
         for entry in entries:
             entry.end(errors.Unavailable("the daemon is stopping"))
 

@@ -1,6 +1,0 @@
-"""Which Corten this is."""
-
-from __future__ import annotations
-
-VERSION = "0.1.0"
-REVISION = ""
