@@ -19,13 +19,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plugin_sdk import errors, runtime, workers
 from plugins_builtin.runtime import shim
 from plugins_builtin.runtime.link import Watcher
-from plugins_builtin.runtime.plugin import Config
 from plugins_builtin.runtime.settings import settings, shares_pids
 from plugins_builtin.runtime.task import Task, paths
+
+if TYPE_CHECKING:
+    from plugins_builtin.runtime.plugin import Config
 
 _SHIM = "plugins_builtin.runtime.shim:main"
 _UNDO = "plugins_builtin.runtime.shim:undo"
