@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from plugin_sdk import errors, runtime
 from plugin_sdk.api.types.runc.options import oci_pb2
-from plugins_builtin.runtime.plugin import Config
+
+if TYPE_CHECKING:
+    from plugins_builtin.runtime.plugin import Config
 
 _ENGINES = ("runc", "crun")
 _OPTIONS = "containerd.runc.v1.Options"
