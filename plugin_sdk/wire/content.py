@@ -77,11 +77,12 @@ class Servicer:
     async def _read(self, request: content_pb2.ReadContentRequest, call: rpc.Call) -> AsyncIterator[bytes]:
         reading = _Reading(self._resolve(call))
         try:
-            await call.run(reading.open, request, lane=self._lane)
-            while reading.offset < reading.end:
-                yield await call.run(reading.chunk, lane=self._lane)
+            chunk = await call.run(reading.begin, request, lane=self._lane)
+            while chunk:
+                yield chunk
+                chunk = b"" if reading.ended else await call.run(reading.chunk, lane=self._lane)
         finally:
-            await asyncio.shield(_close(call, self._lane, reading))  # also when the caller goes now
+            await _close(call, self._lane, reading)
 
     async def _status(self, request: content_pb2.StatusRequest, call: rpc.Call) -> content_pb2.StatusResponse:
         found = await call.run(self._resolve(call).status, request.ref, lane=self._lane)
@@ -107,43 +108,57 @@ class Servicer:
                 if request.action == COMMIT:
                     return
         finally:
-            await asyncio.shield(_close(call, self._lane, ingest))
+            await _close(call, self._lane, ingest)
 
 
 async def _close(call: rpc.Call, lane: str, handle: _Reading | _Ingest) -> None:
+    """Closes also when the caller goes just now, and when the lane is full: a ref must not stay locked."""
+    if not handle.ended:
+        await asyncio.shield(_close_in(call, lane, handle))
+
+
+async def _close_in(call: rpc.Call, lane: str, handle: _Reading | _Ingest) -> None:
     try:
         await call.run(handle.close, lane=lane)
     except (errors.ResourceExhausted, errors.Unavailable):
-        handle.close()  # a full lane must not keep a ref locked
+        handle.close()
 
 
 class _Reading:
-    """The state of one Read; made before its reader is opened, so that one who goes meanwhile leaves none open."""
+    """The state of one Read; made before its reader is opened, so that one who goes meanwhile leaves none open.
+
+    Clients read in small pieces, each a call: open, read and close are then one step in one thread."""
 
     def __init__(self, store: content.Store) -> None:
         self._store = store
         self._reader: content.Reader | None = None
-        self.offset = self.end = 0
+        self._offset = self._end = 0
+        self.ended = False
 
-    def open(self, request: content_pb2.ReadContentRequest) -> None:
+    def begin(self, request: content_pb2.ReadContentRequest) -> bytes:
+        """The first chunk, encoded; empty when there is none."""
         self._reader = self._store.reader(request.digest)
         size = self._reader.size
-        self.offset = max(0, request.offset)
-        if self.offset > size:
+        self._offset = max(0, request.offset)
+        if self._offset > size:
             raise errors.OutOfRange(f"read past object length {size} bytes")
-        self.end = min(size, self.offset + request.size) if request.size > 0 else size
+        self._end = min(size, self._offset + request.size) if request.size > 0 else size
+        return self.chunk() if self._offset < self._end else b""
 
     def chunk(self) -> bytes:
         assert self._reader is not None
-        size = min(READ_CHUNK, self.end - self.offset)
-        data = self._reader.read_at(self.offset, size)
+        size = min(READ_CHUNK, self._end - self._offset)
+        data = self._reader.read_at(self._offset, size)
         if len(data) != size:
-            raise errors.DataLoss(f"blob ends at {self.offset + len(data)}, {self.offset + size} expected")
-        encoded = encode_chunk(self.offset, data)
-        self.offset += size
+            raise errors.DataLoss(f"blob ends at {self._offset + len(data)}, {self._offset + size} expected")
+        encoded = encode_chunk(self._offset, data)
+        self._offset += size
+        if self._offset == self._end:
+            self.close()
         return encoded
 
     def close(self) -> None:
+        self.ended = True
         if self._reader is not None:
             self._reader.close()
 
@@ -170,6 +185,7 @@ class _Ingest:
         self._store = store
         self._writer: content.Writer | None = None
         self._total, self._expected, self._offset = 0, "", 0
+        self.ended = False
 
     def answer(self, request: content_pb2.WriteContentRequest) -> content_pb2.WriteContentResponse:
         self._total = request.total or self._total
@@ -180,6 +196,7 @@ class _Ingest:
         self._append(writer, request)
         if request.action == COMMIT:
             digest = writer.commit(self._total, self._expected, dict(request.labels))
+            self.close()
         else:
             digest = writer.digest()
         return content_pb2.WriteContentResponse(action=request.action, offset=self._offset, digest=digest)
@@ -192,6 +209,7 @@ class _Ingest:
         return self._writer
 
     def close(self) -> None:
+        self.ended = True
         if self._writer is not None:
             self._writer.close()
 
