@@ -8,6 +8,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read once at the import: nothing of it on a program's stderr
+
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
