@@ -43,7 +43,7 @@ def ask(
     """Calls ``Service/Method`` with fields, several times for one that takes a stream; waits ``timeout`` seconds."""
     rpc = RPCS[name]
     shape = f"{'stream' if rpc.client_streaming else 'unary'}_{'stream' if rpc.server_streaming else 'unary'}"
-    sent = [message(rpc.request, **fields) for fields in requests or ({},)]
+    sent = [message(rpc.request, **_resolved(side, fields)) for fields in requests or ({},)]
     found: list[Any] = []
     with grpc.insecure_channel(f"unix://{side.daemon.address}") as channel:
         parse = type(message(rpc.response)).FromString
@@ -56,6 +56,12 @@ def ask(
         except grpc.RpcError as err:
             return Answer(err.code().name, side.normalise(err.details() or ""), found)
     return Answer("OK", "", found)
+
+
+def _resolved(side: Side, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolved(side, inner) for key, inner in value.items()}
+    return side.resolve(value) if isinstance(value, str) else value
 
 
 def _bytes(request: Message) -> bytes:

@@ -36,6 +36,9 @@ SCRUBS: Scrubs = (
     (r"(?<=\S)([ \t]{2,}|\t)", " "),
     (r"\S+=\S*(?:,\S+=\S*)+", lambda found: ",".join(sorted(found[0].split(",")))),
 )
+# Events as containerd 2.x tells them and 1.6 does not: docs/compat.md, known differences.
+LATER_TOPICS = ("/content/create", "/content/delete")
+LATER_FIELDS = (("/snapshot/", "snapshotter"),)
 # Answers in the order of a hash table.
 UNORDERED = (("tasks", "ls"), ("t", "ls"))
 MOVING = ("pid", "exited_at", "created_at", "updated_at")
@@ -163,7 +166,8 @@ class Both:
             if last is not None:
                 side.recorder.wait(start, last[0], side.resolve(last[1]))
             side.recorder.flush()
-            found.append([normal_event(side, event) for event in side.recorder.since(start)])
+            told = [event for event in side.recorder.since(start) if event.topic not in LATER_TOPICS]
+            found.append([normal_event(side, event) for event in told])
         peer, corten = (by_subject(events) for events in found)
         assert corten == peer, difference(
             ("events",), *(json.dumps(one, indent=1, sort_keys=True) for one in (peer, corten))
@@ -179,7 +183,9 @@ def normal_event(side: Side, event: Event) -> dict[str, Any]:
             return [still(inner) for inner in value]
         return side.normalise(value) if isinstance(value, str) else value
 
-    payload = {"payload": still(event.payload), "subject": side.normalise(event.subject)}
+    later = [name for topic, name in LATER_FIELDS if event.topic.startswith(topic)]
+    kept = {name: value for name, value in event.payload.items() if name not in later}
+    payload = {"payload": still(kept), "subject": side.normalise(event.subject)}
     return {"namespace": side.normalise(event.namespace), "topic": event.topic, "type_url": event.type_url, **payload}
 
 

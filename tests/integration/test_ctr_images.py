@@ -98,10 +98,32 @@ def test_a_missing_image_is_not_found(both: Both, fresh: str, line: tuple[str, .
     assert "not found" in both.ctr("images", *line, namespace=fresh, code=None).stderr
 
 
-@pytest.mark.parametrize("filter", ["name==", "name=~x", "colour==blue", 'name=="a', "name~=("])
-def test_a_filter_is_understood_or_refused_alike(both: Both, fresh: str, busybox: Path, filter: str) -> None:
+FILTERS = [
+    "colour==blue",
+    "name",
+    "name!=x",
+    "name~=busybox",
+    "name~=/busybox$/",
+    "name~=|^docker.io/.*|,target.mediatype==x",
+    'labels."a.b/c"==1',
+    "target.digest~=sha256",
+]
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_a_filter_is_understood_alike(both: Both, fresh: str, busybox: Path, filter: str) -> None:
     both.ctr("images", "import", "--no-unpack", str(busybox), namespace=fresh)
-    both.ctr("images", "ls", filter, namespace=fresh, code=None)
+    both.ctr("images", "ls", filter, namespace=fresh)
+
+
+@pytest.mark.parametrize("filter", ["name==", "name=~x", 'name=="a', "=="])
+def test_a_malformed_filter_is_refused_alike(both: Both, fresh: str, filter: str) -> None:
+    both.ctr("images", "ls", filter, namespace=fresh, code=1, scrubs=[(r"filter.*(?=: invalid argument)", "REASON")])
+
+
+def test_a_malformed_pattern_is_refused(corten: Side, fresh: str) -> None:
+    done = corten.ctr("images", "ls", "name~=(", namespace=fresh)
+    assert done.returncode == 1 and b"invalid argument" in done.stderr
 
 
 @pytest.mark.parametrize("name", ("oci-gzip", "oci-zstd", "docker"))
