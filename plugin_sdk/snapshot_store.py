@@ -161,7 +161,7 @@ class Store:
         with self._transaction() as cursor:
             number = _get(cursor, key).id
             if cursor.execute("SELECT 1 FROM snapshots WHERE parent = ?", (number,)).fetchone():
-                raise errors.FailedPrecondition(f'cannot remove snapshot "{key}" with child: failed precondition')
+                raise errors.FailedPrecondition(f'cannot remove snapshot "{key}" with child')
             cursor.execute("DELETE FROM snapshots WHERE id = ?", (number,))
         self._destroy_quietly(self._retire(self.path(number)))
 
@@ -266,7 +266,7 @@ class Snapshotter(abc.ABC):
     def mounts(self, key: str) -> list[Mount]:
         snapshot = self.store.get(key)
         if snapshot.info.kind is Kind.COMMITTED:
-            raise errors.FailedPrecondition(f"requested snapshot {key} not active or view: failed precondition")
+            raise errors.FailedPrecondition(f"requested snapshot {key} not active or view")
         return self._mounts(snapshot)
 
     def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
@@ -322,14 +322,14 @@ def _require_creatable(cursor: sqlite3.Cursor, key: str, parent: str) -> tuple[i
     except errors.NotFound as err:
         raise errors.NotFound(f"parent snapshot {parent} does not exist: not found") from err
     if found.info.kind is not Kind.COMMITTED:
-        raise errors.InvalidArgument(f'parent "{parent}" is not committed snapshot: invalid argument')
+        raise errors.InvalidArgument(f'parent "{parent}" is not committed snapshot')
     return (found.id, *found.parents)
 
 
 def _require_committable(cursor: sqlite3.Cursor, name: str, key: str) -> Snapshot:
     snapshot = _get(cursor, key)
     if snapshot.info.kind is not Kind.ACTIVE:
-        raise errors.FailedPrecondition(f'snapshot "{key}" is not active: failed precondition')
+        raise errors.FailedPrecondition(f'snapshot "{key}" is not active')
     _require_free(cursor, name)
     return snapshot
 
@@ -379,7 +379,7 @@ def _changed(old: Info, new: Info, fieldpaths: Sequence[str]) -> dict[str, str]:
     for path in fieldpaths:
         name, _, key = path.partition(".")
         if name != "labels":
-            raise errors.InvalidArgument(f'cannot update "{path}" field on snapshot "{new.name}": invalid argument')
+            raise errors.InvalidArgument(f'cannot update "{path}" field on snapshot "{new.name}"')
         if key:
             labels[key] = new.labels.get(key, "")
         else:

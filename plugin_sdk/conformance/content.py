@@ -2,12 +2,14 @@
 
 An implementation subclasses it, gives a ``store`` and says what it cannot do::
 
-    class TestMine(conformance.ContentSuite):
+    class TestMine(content.ContentSuite):
         @pytest.fixture
         def store(self, tmp_path):
             return Mine(tmp_path)
 
-        supports_labels = pytest.fixture(lambda self: True)
+        @pytest.fixture
+        def supports_labels(self):
+            return False
 
 ``reopen`` is for stores that survive their process: it answers a second object over what the first one keeps.
 """

@@ -66,7 +66,6 @@ def open_locked(folder: Path, ref: str, total: int, expected: str) -> int:
             (folder / "total").write_text(str(total))
         if expected:
             (folder / "expected").write_text(expected)
-        touch(folder)
     except BaseException:
         os.close(fd)
         raise

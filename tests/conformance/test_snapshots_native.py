@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from plugin_sdk import errors, mounts
+from kernel.spawner import Spawner
+from plugin_sdk import errors, mounts, trees
 from plugin_sdk.conformance import snapshots
 from plugins_builtin.snapshots import copy, native
 
@@ -84,6 +86,21 @@ def test_workers_do_the_copying(root):
         snapshotter.close()
 
 
+def test_a_child_of_the_spawner_can_do_the_copying(root):
+    workers = Spawner(Path(native.__file__).parent.parent.parent)
+    snapshotter = native.Snapshotter(root, workers)
+    try:
+        with snapshots.shown(snapshotter.prepare("key")) as folder:
+            snapshots.fill(folder)
+            before = snapshots.appearance(folder)
+        snapshotter.commit("layer", "key")
+        with snapshots.shown(snapshotter.prepare("child", "layer")) as folder:
+            assert snapshots.appearance(folder) == before
+    finally:
+        snapshotter.close()
+        workers.close()
+
+
 def test_a_copy_that_fails_in_its_worker_names_the_reason_and_leaves_nothing(root, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
@@ -126,8 +143,6 @@ def test_a_tree_deeper_than_a_path_is_long_is_copied(tmp_path):
         os.close(fd)
         fd = below
     os.close(fd)
-    from plugin_sdk import trees
-
     copy.tree(tmp_path / "source", tmp_path / "target")
     assert trees.usage(tmp_path / "target")[1] == 601
     trees.remove(tmp_path / "source")

@@ -7,7 +7,9 @@ import pytest
 from plugin_sdk import errors, mounts, snapshot_store, trees
 from plugin_sdk.conformance import crash, snapshots
 from plugin_sdk.plugin import SkipPlugin
+from plugin_sdk.scope import Scope
 from plugin_sdk.snapshots import Kind
+from plugin_sdk.wire import snapshots as wire
 from plugins_builtin.snapshots import overlayfs
 
 pytestmark = pytest.mark.root
@@ -41,6 +43,16 @@ class TestOverlayfs(snapshots.SnapshotSuite):
             return overlayfs.Snapshotter(root)
 
         return again
+
+
+class TestOverlayfsOverASocket(snapshots.SnapshotSuite):
+    @pytest.fixture
+    def snapshotter(self, snapshotter, serve):
+        return wire.Proxy(serve(wire.Servicer(lambda call, name: snapshotter)), Scope("default"), "overlayfs")
+
+    @pytest.fixture
+    def layers(self):
+        return 220
 
 
 def folder_of(snapshotter, key):
