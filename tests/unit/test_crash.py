@@ -29,6 +29,9 @@ NAMESPACE = "ns"
 LEASE = "lease"
 DATA = b"some content"
 DIGEST = scripted.digest_of(DATA)
+NEVER = 1000
+"""Calls after which a late effect comes, more than there are: it comes when all is settled."""
+
 PLUGINS = ((plugin.CONTENT, "content"), (plugin.SNAPSHOTTER, "s"))
 
 
@@ -95,6 +98,11 @@ class World:
     def settle(self) -> int:
         assert self.metadata is not None
         return sum(self.metadata.settle_plugin(kind, id) for kind, id in PLUGINS)
+
+    def land(self) -> None:
+        """All effects that are still to come, come now."""
+        self.store.land()
+        self.snapshotter.land()
 
     def plugins_restart(self) -> None:
         self.store.restart()
@@ -225,7 +233,7 @@ class Schedule:
 
 def schedules() -> Iterator[tuple[str, bool, int]]:
     for mode, plugin_dies in itertools.product(scripted.MODES, (False, True)):
-        for delay in (1, 4, 1000) if mode in ("late", "killed") and not plugin_dies else (1000,):
+        for delay in (1, 4, NEVER) if mode in ("late", "killed") and not plugin_dies else (NEVER,):
             yield mode, plugin_dies, delay
 
 
@@ -280,6 +288,9 @@ def _play(world: World, operation: Operation, schedule: Schedule) -> tuple[int, 
     view = world.metadata.view(Scope(NAMESPACE, LEASE))  # type: ignore[union-attr]
     if outcome in (None, operation.done):
         operation.happened(view)
+    if schedule.delay == NEVER:
+        world.land()
+        check(world, settled=False)
     finish(world, view, operation)
     return first, second
 
@@ -314,8 +325,7 @@ def finish(world: World, view: View, operation: Operation) -> None:
         world.settle()
     assert outcome in (None, operation.done), outcome
     operation.happened(view)
-    world.store.land()
-    world.snapshotter.land()
+    world.land()
     world.settle()
     check(world, settled=False)
     operation.happened(view)
