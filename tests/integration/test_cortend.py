@@ -1,0 +1,286 @@
+"""``cortend`` as a program: start, stop, crash, and what it says to wrong input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import corten
+from benchmarks import daemons
+from plugin_sdk import errors
+from plugin_sdk.daemon import PluginInfo
+
+pytestmark = pytest.mark.root
+SNAPSHOTTER = "io.containerd.snapshotter.v1"
+
+Start = Callable[..., daemons.Daemon]
+
+
+@pytest.fixture
+def directory(scratch: Path) -> Iterator[Path]:
+    path = scratch / "own"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def start(directory: Path) -> Iterator[Start]:
+    """Starts another cortend, in ``directory``/d."""
+    started: list[daemons.Daemon] = []
+
+    def start(*arguments: str, **environment: str) -> daemons.Daemon:
+        daemon = daemons.Daemon("corten", directory / "d", str(directory / "d" / "c.sock"), [], daemons._marked())
+        places = ["--root", str(daemon.root), "--state", str(daemon.state), "--address", daemon.address]
+        daemon.command = [sys.executable, "-m", "kernel", *places, *arguments]
+        daemon.environment |= environment
+        started.append(daemon)
+        daemon.start()
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.stop()
+
+
+def cortend(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kernel", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, **environment},
+    )
+
+
+def plugin(daemon: daemons.Daemon, id: str) -> PluginInfo:
+    with corten.connect(daemon.address) as connection:
+        [info] = [each for each in connection.plugins() if each.id.startswith(id)]
+    return info
+
+
+# --- start and stop
+
+
+def test_it_serves_after_little_work(start: Start) -> None:
+    """Clients expect an answer within 2 s. Processor time is measured, since tests share their machine."""
+    daemon = start()
+    with corten.connect(daemon.address) as connection:
+        connection.version()
+    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    assert (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") < 2
+
+
+def test_it_tells_the_service_manager(start: Start, directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(directory / "notify"))
+        manager.settimeout(10)
+        daemon = start(NOTIFY_SOCKET=str(directory / "notify"))
+        assert manager.recv(100) == b"READY=1"
+        assert daemon.terminate() == 0
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_at_its_end_waits_fail_and_its_sockets_are_gone(start: Start) -> None:
+    daemon = start()
+    events = subprocess.Popen(daemon.argv("events"), stderr=subprocess.PIPE)
+    time.sleep(0.5)
+    assert daemon.terminate() == 0
+    _, said = events.communicate(timeout=10)
+    assert events.returncode == 1
+    assert b"the daemon is stopping" in said
+    assert not Path(daemon.address).exists()
+    assert not Path(daemon.address + ".ttrpc").exists()
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_it_starts_again_after_a_crash(start: Start) -> None:
+    daemon = start()
+    daemon.ctr("namespaces", "create", "kept", check=True)
+    daemon.kill()
+    daemon.start()
+    assert b"kept" in daemon.ctr("namespaces", "ls", check=True).stdout
+    assert not daemon.leftovers() or daemon.pid not in daemon.leftovers()
+
+
+def test_the_spawner_ends_with_the_daemon(start: Start) -> None:
+    daemon = start()
+    assert daemon.leftovers()
+    os.kill(daemon.pid, signal.SIGKILL)
+    assert daemon.process is not None
+    daemon.process.wait()
+    until = time.monotonic() + 5
+    while daemon.leftovers():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_its_uuid_stays(start: Start) -> None:
+    daemon = start()
+    first = daemon.ctr("version").stdout.decode().partition("UUID:")[2]
+    daemon.terminate()
+    daemon.start()
+    assert daemon.ctr("version").stdout.decode().partition("UUID:")[2] == first
+    assert first.strip()
+
+
+# --- two daemons
+
+
+def test_two_daemons_cannot_share_a_root(start: Start, directory: Path) -> None:
+    daemon = start()
+    other = cortend("--root", str(daemon.root), "--state", f"{directory}/s", "--address", f"{directory}/x.sock")
+    assert other.returncode == 1
+    assert other.stderr == f"Error: another cortend uses the directory {daemon.root}\n"
+
+
+def test_two_daemons_cannot_share_an_address(start: Start, directory: Path) -> None:
+    daemon = start()
+    other = cortend("--root", f"{directory}/r", "--state", f"{directory}/s", "--address", daemon.address)
+    assert other.returncode == 1
+    assert "another server listens on" in other.stderr.splitlines()[-1]
+    daemon.ctr("version", check=True)
+
+
+# --- wrong configuration
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[grpc]\nadress = "/x"\n', ":2: unknown key 'adress' in [grpc]; did you mean 'address'?"),
+        (f'[plugins."{SNAPSHOTTER}.overlayfs"]\nrot = "/x"\n', ":2: "),
+        ('[proxy_plugins.x]\ntype = "snap"\naddress = "/x"\n', "; did you mean 'snapshot'?"),
+        ("root = 3\n", ":1: 'root' must be a text, not 3"),
+        ("version = = 3\n", "plugins.toml: "),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence_and_nothing_starts(directory: Path, text: str, reason: str) -> None:
+    path = directory / "plugins.toml"
+    path.write_text(text)
+    flags = ["--root", f"{directory}/r", "--state", f"{directory}/s", "--address", f"{directory}/x.sock"]
+    for command in ([], ["config", "check"]):
+        said = cortend("--config", str(path), *(flags if "root = 3" not in text else flags[2:]), *command)
+        assert said.returncode == 1
+        line = said.stderr.splitlines()[-1]
+        assert line.startswith("Error: ")
+        assert str(path) in line
+        assert reason in line
+    assert not Path(f"{directory}/x.sock").exists()
+
+
+def test_config_prints_what_can_be_read_again(directory: Path) -> None:
+    path = directory / "plugins.toml"
+    for command in ("default", "dump"):
+        path.write_text(cortend("config", command).stdout)
+        checked = cortend("--config", str(path), "config", "check")
+        assert (checked.returncode, checked.stderr) == (0, "")
+        assert checked.stdout == "the configuration can be used\n"
+
+
+def test_a_proxy_plugin_is_shown_as_not_started(start: Start, directory: Path) -> None:
+    path = directory / "plugins.toml"
+    path.write_text('[proxy_plugins.stars]\ntype = "snapshot"\naddress = "/run/stars.sock"\n')
+    shown = plugin(start("--config", str(path)), "stars")
+    assert shown.kind == SNAPSHOTTER
+    assert shown.skipped
+    assert "not started yet" in shown.error
+
+
+def test_a_required_plugin_that_is_missing_stops_the_start(directory: Path) -> None:
+    path = directory / "plugins.toml"
+    path.write_text(f'required_plugins = ["{SNAPSHOTTER}.zfs"]\n')
+    flags = ["--root", f"{directory}/r", "--state", f"{directory}/s", "--address", f"{directory}/x.sock"]
+    said = cortend("--config", str(path), *flags)
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1] == f"Error: the required plugin {SNAPSHOTTER}.zfs is not there"
+
+
+# --- wrong plugins
+
+PLUGIN = """
+from plugin_sdk import plugin
+
+@plugin.hookimpl
+def register_snapshotters():
+    {body}
+"""
+
+
+@pytest.fixture
+def install(directory: Path) -> Callable[[str], str]:
+    """An installed package ``corten_extra`` with this module; answers the PYTHONPATH to find it."""
+
+    def install(text: str) -> str:
+        site = directory / "site"
+        folder = site / "corten_extra-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (site / "corten_extra.py").write_text(text)
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: corten-extra\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text("[corten.plugins]\nextra = corten_extra\n")
+        return f"{site}{os.pathsep}{Path(__file__).parents[2]}"
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise OSError('no luck')", "OSError: no luck"),
+        (PLUGIN.format(body="raise OSError('no luck')"), "OSError: no luck"),
+        (PLUGIN.format(body="return []").replace("snapshotters", "snapshoters"), "did it mean register_snapshotters?"),
+    ],
+)
+def test_a_plugin_that_does_not_load_is_shown_and_the_others_go_on(
+    start: Start, install: Callable[[str], str], text: str, reason: str
+) -> None:
+    daemon = start(PYTHONPATH=install(text))
+    shown = plugin(daemon, "extra")
+    assert reason in shown.error
+    assert "corten_extra" in shown.id
+    assert plugin(daemon, "overlayfs").error == ""
+    assert reason in daemon.log.read_text()
+
+
+def test_a_plugin_whose_object_cannot_be_made_is_shown_and_refused_by_name(
+    start: Start, install: Callable[[str], str]
+) -> None:
+    body = "return [plugin.Registration(plugin.SNAPSHOTTER, 'stars', lambda context: 1 / 0)]"
+    daemon = start(PYTHONPATH=install(PLUGIN.format(body=body)))
+    assert plugin(daemon, "stars").error == "ZeroDivisionError: division by zero"
+    with corten.connect(daemon.address) as connection:
+        storage = connection.view("default").snapshotter("stars")
+        with pytest.raises(errors.InvalidArgument, match="snapshotter not loaded: stars"):
+            storage.prepare("key")
+
+
+def test_an_installed_plugin_works_like_a_built_in(start: Start, install: Callable[[str], str]) -> None:
+    body = """def create(context):
+        from plugins_builtin.snapshots.native import Snapshotter
+        return Snapshotter(context.root, context.workers)
+    return [plugin.Registration(plugin.SNAPSHOTTER, "stars", create)]"""
+    daemon = start(PYTHONPATH=install(PLUGIN.format(body=body)))
+    made = daemon.ctr("snapshots", "--snapshotter", "stars", "prepare", "key", check=True)
+    assert made.returncode == 0
+    daemon.ctr("snapshots", "--snapshotter", "stars", "rm", "key", check=True)
+
+
+def test_a_socket_of_nobody_is_replaced_and_another_file_is_not(start: Start, directory: Path) -> None:
+    daemon = start()
+    daemon.kill()
+    assert Path(daemon.address).exists()
+    daemon.start()
+    daemon.terminate()
+    Path(daemon.address).write_text("mine")
+    with pytest.raises(RuntimeError, match="is there and is not a socket"):
+        daemon.start()
+    assert Path(daemon.address).read_text() == "mine"
