@@ -13,7 +13,7 @@ method of a view blocks, and takes care of leases, edges and events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from kernel.metadata import graves, leases, settling
 from kernel.metadata.backends import Backends, Registry
@@ -26,7 +26,7 @@ from kernel.metadata.leases import Leases
 from kernel.metadata.namespaces import Namespaces
 from kernel.metadata.reaper import Reaper
 from kernel.metadata.snapshots import Snapshots
-from plugin_sdk import daemon, diff, errors, events, identifiers, plugin, tasks
+from plugin_sdk import diff, errors, events, identifiers, plugin, tasks
 from plugin_sdk.scope import Scope
 
 Tasks = Callable[[Scope], tasks.Manager]
@@ -138,27 +138,3 @@ class View:
 
     def differ(self, name: str = "") -> diff.Differ:
         return self._metadata.differ(self._scope, name)
-
-
-class Daemon:
-    """Implements ``plugin_sdk.daemon.Daemon``, for plugins: what they see of the kernel. Resolves at each call."""
-
-    def __init__(
-        self, metadata: Callable[[], Metadata], plugins: Callable[[Sequence[str]], list[daemon.PluginInfo]]
-    ) -> None:
-        self._metadata = metadata
-        self._plugins = plugins
-
-    @property
-    def namespaces(self) -> Namespaces:
-        return self._metadata().namespaces()
-
-    def view(self, namespace: str, lease: str | None = None) -> View:
-        """Raises InvalidArgument for a malformed namespace, NotFound for a lease that does not exist."""
-        metadata = self._metadata()
-        if lease and not metadata.lease_exists(namespace, lease):
-            raise errors.NotFound(f'lease "{lease}": not found')
-        return metadata.view(Scope(namespace, lease))
-
-    def plugins(self, filters: Sequence[str] = ()) -> list[daemon.PluginInfo]:
-        return self._plugins(filters)
