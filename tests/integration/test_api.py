@@ -119,6 +119,16 @@ def test_an_event_is_published_and_forwarded(both: Both) -> None:
         assert ask(both.corten, "Events/Forward", {"envelope": bad}).code == "INVALID_ARGUMENT"
 
 
+def test_events_are_those_of_later_versions(both: Both, fresh: str) -> None:
+    start = both.corten.recorder.flush()
+    both.ctr("content", "ingest", "ref", namespace=fresh, stdin=b"told")
+    both.ctr("snapshots", "prepare", "key", namespace=fresh)
+    both.corten.recorder.flush()
+    told = {event.topic: event.payload for event in both.corten.recorder.since(start)}
+    assert told["/content/create"] == {"digest": digest(b"told"), "size": 4}
+    assert told["/snapshot/prepare"] == {"key": "key", "snapshotter": "overlayfs"}
+
+
 def test_an_event_is_forwarded_by_ttrpc(both: Both) -> None:
     event = any_pb2.Any(type_url="containerd.events.NamespaceDelete", value=b"")
     now = timestamp_pb2.Timestamp(seconds=int(time.time()))

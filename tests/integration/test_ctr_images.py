@@ -93,6 +93,12 @@ def test_images_are_tagged_labelled_listed_and_removed(both: Both, fresh: str, b
     both.same_events(mark)
 
 
+def test_a_removed_image_leaves_its_content(both: Both, fresh: str, busybox: Path) -> None:
+    both.ctr("images", "import", str(busybox), namespace=fresh)
+    both.ctr("images", "rm", images.BUSYBOX, namespace=fresh)
+    assert len(both.ctr("content", "ls", "-q", namespace=fresh).lines) == 4
+
+
 @pytest.mark.parametrize("line", [("tag", "missing:1", "b:1"), ("rm", "missing:1"), ("label", "missing:1", "a=b")])
 def test_a_missing_image_is_not_found(both: Both, fresh: str, line: tuple[str, ...]) -> None:
     assert "not found" in both.ctr("images", *line, namespace=fresh, code=None).stderr
