@@ -1,6 +1,7 @@
 """How processes end: who waits for it, and how it is recorded.
 
-An exit is recorded once, in the database with its event, and only then told to those who wait for it.
+An exit is recorded once, in the database with its event, and only then told to those who wait for it: also when the
+database cannot be written for a while.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import functools
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from plugin_sdk.runtime import Exit
 log = logging.getLogger("tasks")
 
 _BATCH = 64
+_RETRY = 1.0  # seconds
 
 
 class Outcome:
@@ -129,19 +132,30 @@ class Entry:
 
 
 class Recorder:
-    """Writes exits, all that wait in one transaction, then tells those who wait for them."""
+    """Writes what runtimes report, all that waits in one transaction, in the order of the reports.
+
+    A runtime's thread has others to serve: it only leaves its report here.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queue: queue.SimpleQueue[tuple[Entry, Exit] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Report | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="exits", daemon=True)
         self._thread.start()
 
-    def put(self, entry: Entry, exit: Exit) -> None:
-        self._queue.put((entry, exit))
+    def exited(self, entry: Entry, exit: Exit) -> None:
+        """Those who wait for the process are told when the exit is recorded."""
+        self._queue.put(
+            (lambda tx: records.record_exit(tx, entry.row, exit), lambda: entry.outcome(exit.exec_id).set(exit))
+        )
+
+    def out_of_memory(self, entry: Entry) -> None:
+        self._queue.put((lambda tx: records.out_of_memory(tx, entry.row), lambda: None))
 
     def close(self) -> None:
-        """Writes what is queued."""
+        """Writes what is queued; what cannot be written is reported again after the next start."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
@@ -149,26 +163,33 @@ class Recorder:
         more = True
         while more:
             batch, more = self._take()
-            try:
-                self._database.write(functools.partial(_record, batch))
-            except errors.Error as err:
-                # the runtime reports them again after the next start
-                log.error("%d exits are not recorded: %s", len(batch), err.message)
-                continue
-            for entry, exit in batch:
-                entry.outcome(exit.exec_id).set(exit)
+            while not self._record(batch) and not self._closing.wait(_RETRY):
+                pass
 
-    def _take(self) -> tuple[list[tuple[Entry, Exit]], bool]:
-        batch: list[tuple[Entry, Exit]] = []
-        item = self._queue.get()
-        while item is not None:
-            batch.append(item)
+    def _record(self, batch: Sequence[_Report]) -> bool:
+        try:
+            self._database.write(functools.partial(_write, batch))
+        except (errors.Error, sqlite3.Error) as err:
+            log.error("%d reports of runtimes are not recorded yet: %s", len(batch), err)
+            return False
+        for _, tell in batch:
+            tell()
+        return True
+
+    def _take(self) -> tuple[list[_Report], bool]:
+        batch: list[_Report] = []
+        report = self._queue.get()
+        while report is not None:
+            batch.append(report)
             if self._queue.empty() or len(batch) == _BATCH:
                 return batch, True
-            item = self._queue.get()
+            report = self._queue.get()
         return batch, False
 
 
-def _record(batch: Sequence[tuple[Entry, Exit]], tx: Transaction) -> None:
-    for entry, exit in batch:
-        records.record_exit(tx, entry.row, exit)
+_Report = tuple[Callable[[Transaction], object], Callable[[], None]]
+
+
+def _write(batch: Sequence[_Report], tx: Transaction) -> None:
+    for change, _ in batch:
+        change(tx)

@@ -133,7 +133,7 @@ class Table:
             with entry.lock:
                 exits = entry.held.pop(exec_id)
             for exit in exits:
-                self._recorder.put(entry, exit)
+                self._recorder.exited(entry, exit)
 
     def _exited(self, entry: Entry, exit: Exit) -> None:
         """Called in the runtime's thread, which has others to serve: the writing is left to the recorder."""
@@ -141,11 +141,10 @@ class Table:
             if exit.exec_id in entry.held:
                 entry.held[exit.exec_id].append(exit)
                 return
-        self._recorder.put(entry, exit)
+        self._recorder.exited(entry, exit)
 
     def _out_of_memory(self, entry: Entry, namespace: str, id: str) -> None:
-        with suppress(errors.Unavailable):
-            self.write(records.out_of_memory, entry.row)
+        self._recorder.out_of_memory(entry)
 
     # -- making and removing
 
