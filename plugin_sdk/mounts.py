@@ -122,6 +122,10 @@ class Options:
     def bind(self) -> bool:
         return bool(self.flags & MS_BIND)
 
+    @property
+    def remount(self) -> bool:
+        return bool(self.flags & MS_REMOUNT)
+
 
 def parse_options(options: Sequence[str]) -> Options:
     """Later options win. Those that begin with ``x-`` or ``X-`` are comments for programs and are dropped."""
@@ -145,7 +149,7 @@ def mount(one: Mount, target: str | os.PathLike[str]) -> None:
     options = parse_options(one.options)
     try:
         _mount(one, path, options)
-        if options.bind and not options.flags & MS_REMOUNT:
+        if options.bind and not options.remount:
             _restrict(path, options)
         if options.propagation:
             _sys_mount("none", path, "", options.propagation, "")
@@ -252,8 +256,10 @@ def _with_ro(one: Mount, options: Sequence[str]) -> Mount:
 
 
 def _mount(one: Mount, path: str, options: Options) -> None:
-    if options.bind:
-        _sys_mount(one.source, path, "", options.flags & (MS_BIND | MS_REC | MS_REMOUNT), "")
+    if options.remount:
+        _sys_mount(one.source, path, one.type, options.flags, ",".join(options.data))
+    elif options.bind:
+        _sys_mount(one.source, path, "", options.flags & (MS_BIND | MS_REC), "")
     elif one.type == "overlay":
         _overlay(one, path, options)
     elif options.loop:

@@ -32,16 +32,26 @@ def open_folder(root: int, relative: str) -> int:
 
 def usage(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Bytes and inodes that the tree takes on disk, as du(1) counts: allocated blocks, a file of several links once."""
-    size = inodes = 0
-    seen: set[int] = set()
-    for status in _walk(path):
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            if status.st_ino in seen:
-                continue
-            seen.add(status.st_ino)
-        size += status.st_blocks * _BLOCK
-        inodes += 1
-    return size, inodes
+    root = os.open(path, _FOLDER)
+    try:
+        top = os.fstat(root)
+        blocks, inodes = top.st_blocks, 1
+        seen: set[int] = set()
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            for name, status in _entries(root, folder):
+                if status.st_dev != top.st_dev or status.st_ino in seen:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append(f"{folder}/{name}" if folder else name)
+                elif status.st_nlink > 1:
+                    seen.add(status.st_ino)
+                blocks += status.st_blocks
+                inodes += 1
+        return blocks * _BLOCK, inodes
+    finally:
+        os.close(root)
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -67,37 +77,20 @@ def remove(path: str | os.PathLike[str]) -> None:
             os.close(root)
 
 
-def _walk(path: str | os.PathLike[str]) -> Iterator[os.stat_result]:
-    root = os.open(path, _FOLDER)
-    try:
-        top = os.fstat(root)
-        yield top
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            for name, status in _entries(root, folder):
-                if status.st_dev != top.st_dev:
-                    continue
-                yield status
-                if stat.S_ISDIR(status.st_mode):
-                    folders.append(f"{folder}/{name}" if folder else name)
-    finally:
-        os.close(root)
-
-
 def _entries(root: int, folder: str) -> Iterator[tuple[str, os.stat_result]]:
     """What disappears while we look is passed over."""
     try:
         fd = open_folder(root, folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         with os.scandir(fd) as entries:
             for entry in entries:
                 try:
-                    yield entry.name, entry.stat(follow_symlinks=False)
+                    status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
+                yield entry.name, status
     finally:
         os.close(fd)
 

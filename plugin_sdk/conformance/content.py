@@ -269,6 +269,13 @@ class ContentSuite:
             with pytest.raises(errors.OutOfRange):
                 writer.truncate(4)
 
+    @pytest.mark.parametrize("ref", ["layer-sha256:0123", "../..", "/a/b", "ä\r\n", "x" * 1000])
+    def test_a_ref_is_any_text(self, store: content.Store, ref: str) -> None:
+        store.writer(ref).close()
+        assert refs(store) == [store.status(ref).ref] == [ref]
+        store.abort(ref)
+        assert refs(store) == []
+
     def test_an_open_ref_is_unavailable_to_others(self, store: content.Store) -> None:
         with store.writer("ref") as writer:
             writer.write(b"mine")

@@ -40,7 +40,7 @@ def read_status(folder: Path) -> content.Status | None:
     """None when there is no ingest in this directory, or no longer."""
     try:
         data = (folder / "data").stat()
-        ref = (folder / "ref").read_text()
+        ref = (folder / "ref").read_bytes().decode()
         return content.Status(
             ref=ref,
             offset=data.st_size,
@@ -58,7 +58,7 @@ def open_locked(folder: Path, ref: str, total: int, expected: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "data").exists():
         (folder / "startedat").write_text(_text(time.time_ns()))
-        (folder / "ref").write_text(ref)
+        (folder / "ref").write_bytes(ref.encode())  # as it is: text files would change line ends
     fd = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         _lock(fd, ref)

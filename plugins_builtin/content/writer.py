@@ -75,7 +75,7 @@ class Writer:
         if expected:
             identifiers.validate_digest(expected)
         if size and size != self._offset:
-            raise errors.FailedPrecondition(f'"{self._ref}" failed size validation: {self._offset} != {size}')
+            raise errors.FailedPrecondition(f"unexpected commit size {self._offset}, expected {size}")
         digest = self._verified(expected)
         os.fsync(self._fd)
         try:
@@ -108,7 +108,7 @@ class Writer:
         digest = self._digest.text()
         if expected and digest != expected:
             raise errors.FailedPrecondition(
-                f'"{self._ref}" failed digest validation: unexpected commit digest {digest}, expected {expected}'
+                f"unexpected commit digest {digest}, expected {expected}"
             )
         return digest
 

@@ -114,6 +114,16 @@ def test_remount_changes_flags(target):
 
 
 @root
+def test_remount_of_a_bind_changes_the_bind_only(tmp_path, target):
+    source = tmp_path / "source"
+    source.mkdir()
+    mounts.mount(bind(source), target)
+    mounts.mount(mounts.Mount("none", "none", "", ("remount", "bind", "ro")), target)
+    assert "ro" in options_of(target)
+    (source / "file").write_text("")
+
+
+@root
 def test_mount_inside_of_the_target(target):
     (target / "sub").mkdir()
     mounts.mount(mounts.Mount("tmpfs", "tmpfs", "/sub"), target)
