@@ -1,6 +1,6 @@
 """Leases: what a lease holds is not collected.
 
-The id is any non-empty text that the client chooses. A lease with the label ``containerd.io/gc.expire`` (RFC 3339)
+The id is any non-empty text; mostly the client chooses it. A lease with the label ``containerd.io/gc.expire`` (RFC 3339)
 ends then. A request made under a lease (header ``containerd-lease``) adds each object that it makes or finds existing
 to it.
 """
@@ -31,7 +31,7 @@ class Resource:
 
 class Manager(Protocol):
     def create(self, id: str, labels: Mapping[str, str] | None = None) -> Lease:
-        """Raises AlreadyExists; InvalidArgument for an empty id."""
+        """An empty id means one of the daemon's choice. Raises AlreadyExists."""
         ...
 
     def delete(self, id: str, *, sync: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 
 from kernel.metadata import edges, fields
@@ -30,8 +32,7 @@ class Leases:
         self._namespace = scope.namespace
 
     def create(self, id: str, labels: Mapping[str, str] | None = None) -> Lease:
-        if not id:
-            raise errors.InvalidArgument("lease id must not be empty")
+        id = id or f"{time.time_ns()}-{secrets.token_urlsafe(3)}"
         kept = fields.checked(labels)
 
         def change(tx: Transaction) -> Lease:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kernel.metadata import fields
-from kernel.metadata.database import Database, Transaction
-from plugin_sdk import errors, identifiers
+from kernel.metadata import fields, graves
+from kernel.metadata.backends import Backends
+from kernel.metadata.database import Transaction
+from plugin_sdk import errors, identifiers, plugin
 from plugin_sdk import filters as filtering
 from plugin_sdk.api.events import namespace_pb2
 from plugin_sdk.namespaces import Namespace
@@ -15,7 +16,7 @@ _HOLDS = (
     ("images", "SELECT 1 FROM images WHERE namespace = ?"),
     ("blobs", "SELECT 1 FROM blobs WHERE namespace = ?"),
     ("containers", "SELECT 1 FROM containers WHERE namespace = ?"),
-    ("ingests", "SELECT 1 FROM ingests WHERE namespace = ?"),
+    ("commits under way", "SELECT 1 FROM ingests WHERE namespace = ? AND state = 'committing'"),
 )
 
 
@@ -33,8 +34,9 @@ class Namespaces:
     containerd's do, and the event of deleting to the namespace itself.
     """
 
-    def __init__(self, database: Database, caller: str = "") -> None:
-        self._database = database
+    def __init__(self, backends: Backends, caller: str = "") -> None:
+        self._backends = backends
+        self._database = backends.database
         self._caller = caller
 
     def get(self, name: str) -> Namespace:
@@ -86,18 +88,29 @@ class Namespaces:
     def delete(self, name: str) -> None:
         identifiers.validate(name)
 
-        def change(tx: Transaction) -> None:
+        def change(tx: Transaction) -> bool:
             if tx.one("SELECT 1 FROM namespaces WHERE name = ?", (name,)) is None:
                 raise errors.NotFound(f'namespace "{name}": not found')
             if held := _holds(tx, name):
                 text = ", ".join(held)
                 raise errors.FailedPrecondition(f'namespace "{name}" must be empty, but it still has {text}')
+            buried = self._bury_ingests(tx, name)
             tx.execute("DELETE FROM leases WHERE namespace = ?", (name,))
             tx.execute("DELETE FROM edges WHERE namespace = ?", (name,))
             tx.execute("DELETE FROM namespaces WHERE name = ?", (name,))
             tx.announce(name, "/namespaces/delete", namespace_pb2.NamespaceDelete(name=name))
+            return buried
 
-        self._database.write(change)
+        if self._database.write(change):
+            self._backends.kick(plugin.CONTENT, self._backends.content_id())
+
+    def _bury_ingests(self, tx: Transaction, name: str) -> bool:
+        """Writes in progress do not keep a namespace."""
+        rows = tx.all("SELECT backend FROM ingests WHERE namespace = ? AND NOT shared", (name,))
+        for (backend,) in rows:
+            graves.dig(tx, graves.INGESTS, self._backends.content_id(), name, backend)
+        tx.execute("DELETE FROM ingests WHERE namespace = ?", (name,))
+        return bool(rows)
 
 
 def _holds(tx: Transaction, name: str) -> list[str]:

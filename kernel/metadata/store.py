@@ -69,7 +69,7 @@ class Metadata:
         return View(self, scope)
 
     def namespaces(self, scope: Scope | None = None) -> Namespaces:
-        return Namespaces(self.database, scope.namespace if scope else "")
+        return Namespaces(self.backends, scope.namespace if scope else "")
 
     def lease_exists(self, namespace: str, id: str) -> bool:
         return leases.exists(self.database, namespace, id)

@@ -107,9 +107,7 @@ class Writer:
             self._digest = self._hash_again(algorithm, self._offset)
         digest = self._digest.text()
         if expected and digest != expected:
-            raise errors.FailedPrecondition(
-                f"unexpected commit digest {digest}, expected {expected}"
-            )
+            raise errors.FailedPrecondition(f"unexpected commit digest {digest}, expected {expected}")
         return digest
 
     def _hash_again(self, algorithm: str, size: int) -> Digest:

@@ -38,9 +38,10 @@ def test_a_lease_exists_from_create_to_delete(manager: Leases, database: Databas
         manager.delete("/an id")
 
 
-def test_an_empty_id_is_invalid(manager: Leases) -> None:
-    with pytest.raises(errors.InvalidArgument):
-        manager.create("")
+def test_a_lease_without_an_id_gets_one(manager: Leases) -> None:
+    made = manager.create("")
+    assert made.id
+    assert list(manager.list()) == [made]
 
 
 def test_resources_are_listed_until_they_are_deleted(manager: Leases) -> None:
