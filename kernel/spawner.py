@@ -1,8 +1,9 @@
-"""Workers of the daemon: children forked by one small process, since a process with threads must not fork.
+"""Workers of the daemon: children forked by small processes, since a process with threads must not fork.
 
-The spawner is started before grpc is imported and from the standard library alone; its half of the protocol, and what
-is said between the two, stands in ``kernel/spawner_child.py``. It ends with the daemon. When it ends by itself, its
-workers end too and it is started again; until then ``start`` raises Unavailable. Shims outlive both.
+There are two: one for shims, started before grpc is imported and kept, and one for other workers, started when first
+needed and ended after a while without work. What they load, and what is said between them and the daemon, stands in
+``kernel/spawner_child.py``. They end with the daemon. One that ends by itself takes its workers along and is started
+again by the next request; the requests under way get Unavailable. Shims outlive all of them.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from plugin_sdk import errors
 LOADABLE = spawner_child.LOADABLE
 BOOT = (
     "import sys; sys.path.append(sys.argv[1]); import kernel.spawner_child as child; "
-    "child.main(sys.argv[1], int(sys.argv[2]))"
+    "child.main(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
 )
 
+_SHIMS, _WORKERS = spawner_child.GROUPS
 _START_TIMEOUT = 10.0  # seconds
+_IDLE = 10.0  # seconds after which the process for workers ends
 _LARGE = 32 << 10  # bytes of JSON that go into a memfd instead of the datagram
-_MODULES = frozenset(spawner_child.module_of(path) for path in LOADABLE)
+_GROUP_OF = {spawner_child.module_of(path): group for group, paths in spawner_child.GROUPS.items() for path in paths}
 
 
 class Worker:
@@ -97,26 +100,74 @@ class Worker:
 class Spawner:
     """Implements ``plugin_sdk.workers.Workers``. ``root`` is the folder of our packages, the one this file is of."""
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, idle: float = _IDLE) -> None:
         self._root = root or Path(__file__).resolve().parent.parent
+        self._idle = {_WORKERS: idle}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._processes = {_SHIMS: _Process(self._root, _SHIMS, None)}
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that fork."""
+        with self._lock:
+            return [process.pid for process in self._processes.values() if process.open]
+
+    def start(self, entry: str, params: Mapping[str, object], fds: Sequence[int] = ()) -> Worker:
+        group = _GROUP_OF.get(entry.partition(":")[0])
+        if group is None:
+            raise errors.InvalidArgument(f"entry {entry!r} is not loadable by the spawner")
+        if len(fds) > spawner_child.MAX_FDS:
+            raise errors.InvalidArgument(f"{len(fds)} descriptors for {entry} are more than {spawner_child.MAX_FDS}")
+        for _ in range(2):
+            try:
+                return self._process(group).start(entry, params, fds)
+            except _NotSent:  # it has just ended
+                continue
+        raise errors.Unavailable("the spawner does not stay alive")
+
+    def close(self) -> None:
+        """Ends the spawner and, with it, the workers; shims live on."""
+        with self._lock:
+            self._closed = True
+            processes = list(self._processes.values())
+        for process in processes:
+            process.close()
+
+    def _process(self, group: str) -> _Process:
+        with self._lock:
+            if self._closed:
+                raise errors.Unavailable("the spawner is closed")
+            current = self._processes.get(group)
+            if current is None or not current.open:
+                current = self._processes[group] = _Process(self._root, group, self._idle.get(group))
+            return current
+
+
+class _NotSent(Exception):
+    pass
+
+
+class _Process:
+    """One life of a process that forks, and the thread that listens to it."""
+
+    def __init__(self, root: Path, group: str, idle: float | None) -> None:
         self._ids = itertools.count(1)
+        self._idle = idle
         self._lock = threading.Lock()
         self._pending: dict[int, Future[Worker]] = {}
         self._workers: dict[int, Worker] = {}
-        self._closing = threading.Event()
-        self._process, self._channel = _launch(self._root)
-        self._reader = threading.Thread(target=self._run, name="spawner", daemon=True)
+        self._popen, self._channel = _launch(root, group)
+        self.open = True
+        self._reader = threading.Thread(target=self._run, name=f"spawner-{group}", daemon=True)
         self._reader.start()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._popen.pid
 
-    def start(self, entry: str, params: Mapping[str, object], fds: Sequence[int] = ()) -> Worker:
-        if entry.partition(":")[0] not in _MODULES:
-            raise errors.InvalidArgument(f"entry {entry!r} is not loadable by the spawner")
-        if len(fds) > spawner_child.MAX_FDS:
-            raise errors.InvalidArgument(f"{len(fds)} descriptors for {entry} are more than {spawner_child.MAX_FDS}")
+    def start(self, entry: str, params: Mapping[str, object], fds: Sequence[int]) -> Worker:
+        """Raises _NotSent when the process has ended before the request reached it."""
         id, answer = next(self._ids), Future[Worker]()
         self._send(id, answer, json.dumps({"id": id, "entry": entry, "params": dict(params)}).encode(), fds)
         try:
@@ -129,10 +180,8 @@ class Spawner:
             raise errors.Unavailable(f"the spawner did not start {entry} in {_START_TIMEOUT:.0f} s") from None
 
     def close(self) -> None:
-        """Ends the spawner and, with it, the workers; shims live on."""
-        self._closing.set()
         with self._lock:
-            _hang_up(self._channel)
+            self._hang_up()
         self._reader.join()
 
     def _send(self, id: int, answer: Future[Worker], data: bytes, fds: Sequence[int]) -> None:
@@ -142,50 +191,59 @@ class Spawner:
             data, fds = json.dumps({"id": id, "memfd": True}).encode(), [memfd, *fds]
         try:
             with self._lock:
+                if not self.open:
+                    raise _NotSent
                 self._pending[id] = answer
                 socket.send_fds(self._channel, [data], fds)
         except OSError as err:
             with self._lock:
+                self.open = False
                 self._pending.pop(id, None)
-            raise errors.Unavailable("the spawner is being started again") from err
+            raise _NotSent from err
         finally:
             if memfd >= 0:
                 os.close(memfd)
 
     def _run(self) -> None:
-        """The reader thread: answers and ends, and a new spawner when the old one has gone."""
-        pause = 0.0
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
         while True:
-            started = time.monotonic()
-            self._read()
-            self._lost()
-            pause = 0.0 if time.monotonic() - started > 10 else min(5.0, pause * 2 + 0.05)
-            if self._closing.wait(pause):
-                return
-            process, channel = _launch(self._root)
-            with self._lock:
-                self._process, self._channel = process, channel
-                if self._closing.is_set():
-                    _hang_up(channel)
+            patience = None if self._idle is None or self._workers else self._idle * 1000
+            if not poll.poll(patience):
+                self._end_if_idle()
+            elif not self._read():
+                break
+        self._lost()
 
-    def _read(self) -> None:
-        while True:
-            try:
-                data, fds, _, _ = socket.recv_fds(self._channel, 4096, 1, socket.MSG_CMSG_CLOEXEC)
-            except ConnectionResetError:
-                return
-            if not data:
-                return
-            message = json.loads(data)
-            if "id" in message:
-                self._answered(message, fds)
-            elif (worker := self._workers.pop(message["pid"], None)) is not None:
-                worker._end(message["status"])
-
-    def _answered(self, message: dict[str, object], fds: list[int]) -> None:
+    def _end_if_idle(self) -> None:
+        """Unless a request has just been sent."""
         with self._lock:
-            answer = self._pending.pop(int(str(message["id"])), None)
-        worker = Worker(int(str(message["pid"])), fds[0])
+            if not self._pending:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.open = False
+        with contextlib.suppress(OSError):  # closed, or the process has gone
+            self._channel.shutdown(socket.SHUT_RDWR)
+
+    def _read(self) -> bool:
+        """One message; False at the end."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._channel, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return False
+        if not data:
+            return False
+        message = json.loads(data)
+        if "id" in message:
+            self._answered(message["id"], Worker(message["pid"], fds[0]))
+        elif (worker := self._workers.pop(message["pid"], None)) is not None:
+            worker._end(message["status"])
+        return True
+
+    def _answered(self, id: int, worker: Worker) -> None:
+        with self._lock:
+            answer = self._pending.pop(id, None)
         self._workers[worker.pid] = worker
         if answer is None:  # its caller has given up
             worker.kill()
@@ -194,9 +252,10 @@ class Spawner:
 
     def _lost(self) -> None:
         with self._lock:
+            self.open = False
             self._channel.close()
             pending, self._pending = list(self._pending.values()), {}
-        self._process.wait()
+        self._popen.wait()
         for answer in pending:
             answer.set_exception(errors.Unavailable("the spawner has ended"))
         for worker in self._workers.values():
@@ -204,22 +263,17 @@ class Spawner:
         self._workers.clear()
 
 
-def _launch(root: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _launch(root: Path, group: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", BOOT, str(root), str(theirs.fileno())],
+            [sys.executable, "-I", "-S", "-c", BOOT, str(root), str(theirs.fileno()), group],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
     return process, ours
-
-
-def _hang_up(channel: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # closed, or the spawner has gone
-        channel.shutdown(socket.SHUT_RDWR)
 
 
 def _in_memory(data: bytes) -> int:

@@ -1,61 +1,78 @@
-"""The spawner's own process: one thread, the standard library, and forks on request.
+"""The spawner's own processes: one thread, the standard library, and forks on request.
 
-Started as ``python -I -S -c BOOT ROOT FD`` by ``kernel.spawner``. FD is one end of a SEQPACKET pair; each datagram is
-a JSON object::
+Each is started as ``python -I -S -c BOOT ROOT FD GROUP`` by ``kernel.spawner``, loads the files of its group and waits.
+FD is one end of a SEQPACKET pair; each datagram is a JSON object::
 
     → {"id": 7, "entry": "module:function", "params": {…}}   with the child's descriptors (SCM_RIGHTS)
     → {"id": 7, "memfd": true}                               the same object in the first descriptor, when it is large
     ← {"id": 7, "pid": 4711}                                 with a pidfd
     ← {"pid": 4711, "status": 0}                             ended: exit status, or minus the signal
 
-A fork that fails ends the spawner, which is then started again, and so does end of file on FD. Its children are ended
-by the linux kernel then (PR_SET_PDEATHSIG), but for those that take that back: shims.
+End of file on FD ends the process, and so does a fork that fails. Its children are ended by the linux kernel then
+(PR_SET_PDEATHSIG), but for those that take that back: shims.
+
+A page of memory that a child or its parent writes after the fork is a copy of its own, and writing begins with counting
+references. So the group of the shims, which stay, loads little, what shims use at rest close together and first, and
+its process does nothing but fork: the child itself reads its request.
 """
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import gc
-import json
 import os
 import select
-import signal
-import socket
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
-# What the spawner and its children may load of ours; tests hold that these files need nothing else of ours and no
-# third party's module at import. Those that exist are loaded before the first fork, so that all children share them.
-LOADABLE = (
-    "kernel/__init__.py",
-    "kernel/spawner_child.py",
-    "plugin_sdk/__init__.py",
-    "plugin_sdk/errors.py",
-    "plugin_sdk/mounts.py",
-    "plugin_sdk/trees.py",
-    "plugins_builtin/__init__.py",
-    "plugins_builtin/runtime/__init__.py",
-    "plugins_builtin/runtime/loop.py",
-    "plugins_builtin/runtime/stdio.py",
-    "plugins_builtin/runtime/shim.py",
-    "plugins_builtin/diff/__init__.py",
-    "plugins_builtin/diff/archive.py",
-    "plugins_builtin/diff/streams.py",
-    "plugins_builtin/diff/confine.py",
-    "plugins_builtin/diff/tree.py",
-    "plugins_builtin/diff/unpack.py",
-    "plugins_builtin/diff/changes.py",
-    "plugins_builtin/diff/headers.py",
-    "plugins_builtin/diff/pack.py",
-    "plugins_builtin/snapshots/__init__.py",
-    "plugins_builtin/snapshots/copy.py",
-)
+from plugin_sdk import lines
+
+TYPE_CHECKING = False  # typing's own would have to be imported
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+# What the processes may load of ours; tests hold that these files need nothing else of ours and no third party's module
+# at import. In the order of loading: first what a shim at rest uses.
+GROUPS = {
+    "shims": (
+        "kernel/__init__.py",
+        "plugin_sdk/__init__.py",
+        "plugin_sdk/lines.py",
+        "plugin_sdk/errors.py",
+        "kernel/spawner_child.py",
+        "plugins_builtin/__init__.py",
+        "plugins_builtin/runtime/__init__.py",
+        "plugins_builtin/runtime/loop.py",
+        "plugins_builtin/runtime/stdio.py",
+        "plugins_builtin/runtime/engine.py",
+        "plugins_builtin/runtime/clients.py",
+        "plugins_builtin/runtime/shim.py",
+        "plugin_sdk/mounts.py",
+        "plugins_builtin/runtime/rootfs.py",
+    ),
+    "workers": (
+        "plugin_sdk/trees.py",
+        "plugins_builtin/diff/__init__.py",
+        "plugins_builtin/diff/archive.py",
+        "plugins_builtin/diff/streams.py",
+        "plugins_builtin/diff/confine.py",
+        "plugins_builtin/diff/tree.py",
+        "plugins_builtin/diff/unpack.py",
+        "plugins_builtin/diff/changes.py",
+        "plugins_builtin/diff/headers.py",
+        "plugins_builtin/diff/pack.py",
+        "plugins_builtin/snapshots/__init__.py",
+        "plugins_builtin/snapshots/copy.py",
+    ),
+}
+LOADABLE = tuple(path for paths in GROUPS.values() for path in paths)
 
 MAX_DATAGRAM = 1 << 16
 MAX_FDS = 200
+_KILL = 9
 _PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl = ctypes.CDLL(None).prctl
 
 
 def module_of(path: str) -> str:
@@ -63,8 +80,8 @@ def module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def main(root: str, fd: int) -> None:
-    for path in LOADABLE:
+def main(root: str, fd: int, group: str) -> None:
+    for path in GROUPS[group]:
         if os.path.exists(os.path.join(root, path)):
             __import__(module_of(path))
     gc.collect()
@@ -73,11 +90,6 @@ def main(root: str, fd: int) -> None:
 
 
 def _serve(channel: int, poll: select.epoll, children: dict[int, int]) -> None:
-    """Forks; the child itself reads its request and answers it.
-
-    A page that this process writes after a fork is a private copy in every child: so it does as little as it can, and
-    its children (ten small shims) stay small.
-    """
     poll.register(channel, select.EPOLLIN)
     while True:
         for fd, mask in poll.poll():
@@ -109,12 +121,8 @@ def _fork(channel: int) -> int:
 def _reap(channel: int, pidfd: int, pid: int) -> None:
     os.close(pidfd)
     _, status = os.waitpid(pid, 0)
-    _send(channel, b'{"pid": %d, "status": %d}' % (pid, os.waitstatus_to_exitcode(status)))
-
-
-def _send(channel: int, message: bytes) -> None:
     try:
-        os.write(channel, message)  # one datagram: the pair is SEQPACKET
+        os.write(channel, b'{"pid": %d, "status": %d}' % (pid, os.waitstatus_to_exitcode(status)))
     except OSError:
         os._exit(0)
 
@@ -123,7 +131,7 @@ def _become(channel: int, spawner: int, writer: int) -> NoReturn:
     """The rest of a child's life."""
     code = 1
     try:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(_PR_SET_PDEATHSIG, _KILL)
         if os.getppid() != spawner:
             os._exit(1)
         entry, params, fds = _request(channel, writer)
@@ -137,15 +145,21 @@ def _become(channel: int, spawner: int, writer: int) -> NoReturn:
 
 
 def _request(channel: int, writer: int) -> tuple[str, dict[str, object], list[int]]:
-    with socket.socket(fileno=channel) as connection:
-        data, fds, _, _ = socket.recv_fds(connection, MAX_DATAGRAM, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC)
-        os.close(writer)
-        message = json.loads(data)
-        if "memfd" in message:
-            with open(fds.pop(0), "rb") as file:
-                message = json.loads(file.read())
-        answer = json.dumps({"id": message["id"], "pid": os.getpid()}).encode()
-        socket.send_fds(connection, [answer], [os.pidfd_open(os.getpid())])
+    connection = _socket.socket(fileno=channel)
+    space = _socket.CMSG_SPACE(4 * (MAX_FDS + 1))
+    data, ancillary, _, _ = connection.recvmsg(MAX_DATAGRAM, space, _socket.MSG_CMSG_CLOEXEC)
+    os.close(writer)
+    fds = [fd for _, _, passed in ancillary for fd in memoryview(passed).cast("i").tolist()]
+    message = lines.decode(data)
+    assert isinstance(message, dict)
+    if "memfd" in message:
+        with open(fds.pop(0), "rb") as file:
+            message = lines.decode(file.read())
+            assert isinstance(message, dict)
+    answer = b'{"id": %d, "pid": %d}' % (message["id"], os.getpid())
+    passed = os.pidfd_open(os.getpid()).to_bytes(4, sys.byteorder)
+    connection.sendmsg([answer], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, passed)])
+    connection.detach()
     return message["entry"], message["params"], fds
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # signal makes an enum of each number
 import os
 import select
-import signal
 import time
-from collections.abc import Callable
 
-Ready = Callable[[int], None]  # called with the epoll mask
-Ended = Callable[[int, int], None]  # called with the exit status, or minus the signal, and the time in nanoseconds
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Ready = Callable[[int], None]  # called with the epoll mask
+    Ended = Callable[[int, int], None]  # called with the exit status, or minus the signal, and the time in nanoseconds
 
 
 class Loop:
@@ -22,8 +24,8 @@ class Loop:
         self._expected = 0
         self._running = True
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
         self._wakeup = reader
         self.watch(reader, select.EPOLLIN, self._reap)
 
@@ -69,8 +71,10 @@ class Loop:
             self._unclaimed.clear()
 
     def _reap(self, _: int) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:  # noqa: SIM105 - contextlib is not loaded
             os.read(self._wakeup, 512)
+        except BlockingIOError:
+            pass
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -13,31 +13,31 @@ In the bundle: ``init.pid``; ``exits/init`` and ``exits/exec-ID``, each complete
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]
 import ctypes
-import json
 import os
-import select
-import signal
-import socket
-import struct
 import sys
 import termios
-from collections.abc import Callable, Mapping, Sequence
 
-from plugin_sdk import errors, mounts
+from plugin_sdk import errors, lines
+from plugins_builtin.runtime.clients import Clients, Reply
+from plugins_builtin.runtime.engine import Console, Engine, remove, spawn
 from plugins_builtin.runtime.loop import Loop
-from plugins_builtin.runtime.stdio import DEFAULT_SIGNALS, Stdio
+from plugins_builtin.runtime.stdio import Stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from plugins_builtin.runtime.engine import Done
+
+    Params = Mapping[str, object]
 
 PROTOCOL = 1
 CREATED, RUNNING, STOPPED, PAUSED = 1, 2, 3, 4  # runtime.Status
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
-_MAX_LINE = 1 << 20
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-Params = Mapping[str, object]
-Done = Callable[[str | None], None]  # None, or the engine's own words
+_prctl = ctypes.CDLL(None).prctl
 
 
 def main(params: Params, fds: Sequence[int]) -> int:
@@ -50,11 +50,11 @@ def main(params: Params, fds: Sequence[int]) -> int:
     sys.path.clear()
     for fd in fds:
         os.set_inheritable(fd, False)
-    listener, null = fds[0], os.open("/dev/null", os.O_RDWR)
+    null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 2)
     os.close(null)
     try:
-        Shim(params, socket.socket(fileno=listener)).run()
+        Shim(params, fds[0]).run()
     except BaseException:
         os.dup2(os.open(f"{params['bundle']}/shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
         raise
@@ -89,38 +89,25 @@ class Process:
 
 
 class Shim:
-    def __init__(self, params: Params, listener: socket.socket) -> None:
+    def __init__(self, params: Params, listener: int) -> None:
         self._params = params
         self._bundle = str(params["bundle"])
         self._id = str(params["id"])
-        self._command = [str(part) for part in _list(params["engine"])]
-        self._commands = 0
         self._loop = Loop()
-        self._listener = listener
-        self._connections: set[Connection] = set()
+        self._engine = Engine(self._loop, _strings(params["engine"]), self._bundle, self._id)
         self._processes: dict[str, Process] = {}
         self._creating = False
         self._waiting: list[Reply] = []
-        listener.setblocking(False)
-        self._loop.watch(listener.fileno(), select.EPOLLIN, self._accept)
+        self._clients = Clients(self._loop, listener, self._request, self._left)
 
     def run(self) -> None:
         self._loop.run()
 
-    def _accept(self, _: int) -> None:
-        try:
-            accepted, _address = self._listener.accept()
-        except BlockingIOError:
-            return
-        self._connections.add(Connection(self._loop, accepted, self._request, self._left))
-
-    def _left(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        if not self._connections and not self._processes and not self._creating:
+    def _left(self) -> None:
+        if not self._processes and not self._creating:
             self._loop.stop()  # its daemon died before it said what to make
 
-    def _request(self, connection: Connection, message: dict[str, object]) -> None:
-        reply = Reply(connection, message.get("id"))
+    def _request(self, message: Params, reply: Reply) -> None:
         method = getattr(self, f"do_{message.get('method')}", None)
         try:
             if method is None:
@@ -150,13 +137,21 @@ class Shim:
         if self._creating or self._processes:
             raise errors.AlreadyExists(f'task "{self._id}": already exists')
         self._creating = True
+
+        def mounted(code: str, text: str) -> None:
+            try:
+                if code:
+                    raise getattr(errors, code)(text)
+                self._create(message, reply)
+            except errors.Error as err:
+                self._created()
+                reply.fail(type(err).__name__, err.message)
+
+        self._aside("mount", [message["rootfs"], f"{self._bundle}/rootfs"], mounted)
+
+    def _create(self, message: Params, reply: Reply) -> None:
         paths = _mapping(message["stdio"])
-        try:
-            mounts.mount_all([_mount(each) for each in _list(message["rootfs"])], f"{self._bundle}/rootfs")
-            init = Process("", paths, self._stdio(paths))
-        except errors.Error:
-            self._created()
-            raise
+        init = Process("", paths, self._stdio(paths))
 
         def done(error: str | None) -> None:
             if error is not None:
@@ -184,7 +179,7 @@ class Shim:
         if process.exec_id:
             self._start_exec(process, reply)
         else:
-            self._engine(["start"], [], lambda error: self._started(process, error, reply))
+            self._engine.run(["start"], [], lambda error: self._started(process, error, reply))
 
     def _start_exec(self, process: Process, reply: Reply) -> None:
         try:
@@ -238,14 +233,15 @@ class Shim:
             raise errors.FailedPrecondition(f"{self._name(process)} was not started")
         if message.get("all") or self._processes[""].status == PAUSED:  # the engine thaws what is to be killed
             every = ["--all"] if message.get("all") else []
-            self._engine(["kill", *every], [str(number)], reply.done)
+            self._engine.run(["kill", *every], [str(number)], reply.done)
             return
         os.kill(process.pid, number)
         reply({})
 
     def do_resize(self, message: Params, reply: Reply) -> None:
         process = self._process(message)
-        size = struct.pack("4H", message["height"], message["width"], 0, 0)
+        height, width = (int(str(message[name])).to_bytes(2, sys.byteorder) for name in ("height", "width"))
+        size = height + width + bytes(4)
         if process.io is not None:
             process.io.resize(size, termios.TIOCSWINSZ)
         reply({})
@@ -270,11 +266,11 @@ class Shim:
                 init.status = after
             reply.done(error)
 
-        self._engine([command], [], done)
+        self._engine.run([command], [], done)
 
     def do_engine(self, message: Params, reply: Reply) -> None:
         """An engine command that changes nothing here: update, checkpoint."""
-        self._engine(_strings(message["command"]), _strings(message.get("arguments") or []), reply.done)
+        self._engine.run(_strings(message["command"]), _strings(message.get("arguments") or []), reply.done)
 
     def do_delete(self, message: Params, reply: Reply) -> None:
         process = self._process(message)
@@ -284,7 +280,7 @@ class Shim:
             self._delete_exec(process, reply)
         elif process.status == CREATED:
             process.stopped = lambda: self._delete_init(process, reply)
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, _signal.SIGKILL)
         else:
             self._delete_init(process, reply)
 
@@ -292,23 +288,28 @@ class Shim:
         if process.io is not None:
             process.io.close()
         for path in (f"execs/{process.exec_id}.json", f"execs/{process.exec_id}.pid", f"exits/exec-{process.exec_id}"):
-            _remove(f"{self._bundle}/{path}")
+            remove(f"{self._bundle}/{path}")
         del self._processes[process.exec_id]
         reply(process.describe())
 
     def _delete_init(self, init: Process, reply: Reply) -> None:
-        def done(error: str | None) -> None:
+        def unmounted(code: str, text: str) -> None:
+            if code:
+                reply.fail(code, text)
+            else:
+                reply(init.describe())
+                self._loop.stop()
+
+        def deleted(error: str | None) -> None:
             if error is not None and "does not exist" not in error:
                 reply.fail("Internal", error)
-                return
-            mounts.unmount_all(f"{self._bundle}/rootfs", mounts.MNT_DETACH)
-            reply(init.describe())
-            self._loop.stop()
+            else:
+                self._aside("unmount", [f"{self._bundle}/rootfs"], unmounted)
 
         for process in self._processes.values():
             if process.io is not None:
                 process.io.close()
-        self._engine(["delete"], [], done)
+        self._engine.run(["delete"], [], deleted)
 
     def do_shutdown(self, message: Params, reply: Reply) -> None:
         reply({})
@@ -333,7 +334,7 @@ class Shim:
         """Runs an engine command that makes ``process``, between ``expect`` and ``expected``."""
         io, path = process.io, f"{self._bundle}/{pid_file}"
         assert io is not None
-        console = _Console(f"{self._params['socket']}c") if io.terminal else None
+        console = Console(f"{self._params['socket']}c") if io.terminal else None
         extra = ["--pid-file", path, *(["--console-socket", console.path] if console else [])]
 
         def finish(error: str | None) -> None:
@@ -351,7 +352,7 @@ class Shim:
             self._loop.expected()
 
         def go(_: int = 0) -> None:
-            self._engine([*command, *extra], [], finish, io.child)
+            self._engine.run([*command, *extra], [], finish, io.child)
             io.started()
 
         self._loop.expect()
@@ -367,156 +368,50 @@ class Shim:
         process.exited_at = when
         name = f"exec-{process.exec_id}" if process.exec_id else "init"
         record = {"pid": process.pid, "status": process.value, "exited_at": when}
-        write_durably(f"{self._bundle}/exits/{name}", json.dumps(record).encode())
+        write_durably(f"{self._bundle}/exits/{name}", lines.encode(record))
         if process.io is not None:
             process.io.ended()
         if not process.held_back:
             self._tell(process)
 
     def _tell(self, process: Process) -> None:
-        for connection in list(self._connections):
-            if connection.subscribed:
-                connection.send({"event": "exit", **process.describe()})
+        self._clients.tell({"event": "exit", **process.describe()})
         if not process.exec_id and self._params.get("shared_pids"):
-            self._engine(["kill", "--all"], ["9"], lambda error: None)
+            self._engine.run(["kill", "--all"], ["9"], lambda error: None)
         if process.stopped is not None:
             process.stopped()
 
-    # The engine.
+    def _aside(self, work: str, arguments: Sequence[object], done: Callable[[str, str], None]) -> None:
+        """Does ``work`` of ``rootfs`` in a child. ``done`` gets the class and text of an error, or empty texts."""
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                from plugins_builtin.runtime import rootfs
 
-    def _engine(self, command: Sequence[str], after: Sequence[str], done: Done, streams: Sequence[int] = ()) -> None:
-        """Runs ``command ID after`` as a child; ``done`` is called with None or with what the engine says."""
-        self._commands += 1
-        log = f"{self._bundle}/log{self._commands}.json"
-        argv = [*self._command, "--log", log, "--log-format", "json", *command, self._id, *after]
-        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
-        pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigdef=DEFAULT_SIGNALS, setsigmask=())
+                code = rootfs.answer(writer, work, arguments)
+            finally:
+                os._exit(code)
+        os.close(writer)
 
         def ended(status: int, _: int) -> None:
-            error = None if status == 0 else _last_error(log) or f"{argv[0]} {command[0]}: exit status {status}"
-            _remove(log)
-            done(error)
+            text = os.read(reader, 4096).decode(errors="replace")
+            os.close(reader)
+            code, _newline, words = text.partition("\n")
+            done("" if status == 0 else code or "Internal", words or f"{work} of the rootfs ended with {status}")
 
         self._loop.on_end(pid, ended)
 
 
-class Connection:
-    """One client: lines in, lines out; what it does not take at once is kept."""
-
-    def __init__(
-        self,
-        loop: Loop,
-        accepted: socket.socket,
-        request: Callable[[Connection, dict[str, object]], None],
-        left: Callable[[Connection], None],
-    ) -> None:
-        self.subscribed = False
-        self._loop = loop
-        self._socket = accepted
-        self._request = request
-        self._left = left
-        self._in = b""
-        self._out = b""
-        accepted.setblocking(False)
-        loop.watch(accepted.fileno(), select.EPOLLIN, self._ready)
-
-    def send(self, message: Params) -> None:
-        self._out += json.dumps(message).encode() + b"\n"
-        self._flush()
-
-    def _ready(self, mask: int) -> None:
-        if mask & select.EPOLLOUT:
-            self._flush()
-        if mask & ~select.EPOLLOUT:
-            self._receive()
-
-    def _receive(self) -> None:
-        try:
-            data = self._socket.recv(_MAX_LINE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._close()
-            return
-        *lines, self._in = (self._in + data).split(b"\n")
-        for line in lines:
-            self._request(self, json.loads(line))
-
-    def _flush(self) -> None:
-        if self._socket.fileno() < 0:
-            return
-        try:
-            self._out = self._out[self._socket.send(self._out) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._close()
-            return
-        self._loop.watch(self._socket.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._out else 0), self._ready)
-
-    def _close(self) -> None:
-        if self._socket.fileno() >= 0:
-            self._loop.forget(self._socket.fileno())
-            self._socket.close()
-            self._left(self)
-
-
-class Reply:
-    """The answer to one request, given now or later."""
-
-    __slots__ = ("_id", "connection")
-
-    def __init__(self, connection: Connection, id: object) -> None:
-        self.connection = connection
-        self._id = id
-
-    def __call__(self, result: Params) -> None:
-        self.connection.send({"id": self._id, "result": result})
-
-    def fail(self, code: str, message: str) -> None:
-        self.connection.send({"id": self._id, "error": {"code": code, "message": message}})
-
-    def done(self, error: str | None) -> None:
-        if error is None:
-            self({})
-        else:
-            self.fail("FailedPrecondition", error)
-
-
-class _Console:
-    """Where the engine delivers a terminal's master (runc's --console-socket)."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        _remove(path)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(path)
-        self._listener.listen(1)
-        self._listener.setblocking(False)
-
-    def take(self) -> int:
-        """After the engine's end: the master, or -1 when it sent none."""
-        try:
-            with self._listener.accept()[0] as connection:
-                return socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)[1][0]
-        except BlockingIOError:
-            return -1
-        finally:
-            self._listener.close()
-            _remove(self.path)
-
-
 def undo(params: Params, fds: Sequence[int]) -> int:
     """A worker: ends what is left of a task whose shim has gone. Engine delete, then the mounts."""
-    command = [str(part) for part in _list(params["engine"])]
+    from plugins_builtin.runtime import rootfs
+
     null = os.open("/dev/null", os.O_RDWR)
-    actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
-    argv = [*command, "delete", "--force", str(params["id"])]
-    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigdef=DEFAULT_SIGNALS, setsigmask=())
-    os.waitpid(pid, 0)
-    mounts.unmount_below(f"{params['bundle']}/rootfs", mounts.MNT_DETACH)
+    argv = [*_strings(params["engine"]), "delete", "--force", str(params["id"])]
+    os.waitpid(spawn(argv, os.environ, {0: null, 1: null, 2: null}), 0)
+    rootfs.unmount_below(f"{params['bundle']}/rootfs")
     return 0
 
 
@@ -532,31 +427,6 @@ def write_durably(path: str, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _last_error(log: str) -> str:
-    """Of the engine's JSON log: the last message of a line that says error."""
-    message = ""
-    try:
-        with open(log, errors="replace") as file:
-            for line in file:
-                entry = json.loads(line)
-                if entry.get("level") in ("error", "fatal"):
-                    message = str(entry.get("msg", ""))
-    except (OSError, ValueError):
-        pass
-    return message
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _mount(value: object) -> mounts.Mount:
-    fields = _mapping(value)
-    options = tuple(_strings(fields["options"]))
-    return mounts.Mount(str(fields["type"]), str(fields["source"]), str(fields.get("target") or ""), options)
 
 
 def _list(value: object) -> list[object]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import signal
 import stat
-from collections.abc import Mapping
 
 from plugin_sdk import errors
-from plugins_builtin.runtime.loop import Loop, Ready
+from plugins_builtin.runtime import engine
 
-DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored here, and a program would inherit that
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from plugins_builtin.runtime.loop import Loop, Ready
 
 _CHUNK = 32 << 10
 
@@ -221,11 +223,8 @@ class _Logger:
         """Calls ``ready`` once the program has closed descriptor 5 or has ended."""
         waiting, closed_when_ready = os.pipe()
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (*self._readers(), closed_when_ready)]
-        actions = [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(high)]
         try:
-            os.posix_spawn(
-                self._arguments[0], self._arguments, environment, file_actions=actions, setsigdef=DEFAULT_SIGNALS
-            )
+            engine.spawn(self._arguments, environment, {3 + index: fd for index, fd in enumerate(high)})
         finally:
             for fd in (*high, closed_when_ready):
                 os.close(fd)

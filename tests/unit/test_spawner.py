@@ -136,24 +136,42 @@ def test_many_threads_start_workers_at_once(workers):
 
 
 def test_a_dead_spawner_takes_its_workers_along_and_is_started_again(workers):
-    worker, dead = workers.start(entry("sleep"), {}), workers.pid
+    worker = workers.start(entry("sleep"), {})
+    dead = workers.pids[-1]
     os.kill(dead, signal.SIGKILL)
     assert worker.wait(10) == -9
-    wait_until(lambda: workers.pid != dead)
     assert workers.start(entry("exit_with"), {"status": 4}).wait(10) == 4
+    assert dead not in workers.pids
 
 
-def test_start_is_unavailable_while_there_is_no_spawner(workers, monkeypatch):
-    go_on = threading.Event()
-    launch = spawner._launch
-    monkeypatch.setattr(spawner, "_launch", lambda root: go_on.wait(10) and launch(root))
-    dead = workers.pid
-    os.kill(dead, signal.SIGKILL)
-    wait_until(lambda: workers._process.returncode is not None)
+def test_a_request_under_way_is_unavailable_when_the_spawner_dies(workers):
+    (stopped,) = workers.pids  # the one of the shims
+    os.kill(stopped, signal.SIGSTOP)
+    killer = threading.Timer(0.2, os.kill, (stopped, signal.SIGKILL))
+    killer.start()
     with pytest.raises(errors.Unavailable, match="spawner"):
+        workers.start("plugins_builtin.runtime.shim:main", {})
+    killer.join()
+
+
+def test_the_process_for_workers_ends_when_there_are_none(root):
+    workers = spawner.Spawner(root, idle=0.1)
+    worker = workers.start(entry("sleep"), {})
+    assert len(workers.pids) == 2
+    with pytest.raises(errors.DeadlineExceeded):
+        worker.wait(0.5)
+    worker.kill()
+    assert worker.wait(10) == -9
+    wait_until(lambda: len(workers.pids) == 1)
+    assert workers.start(entry("exit_with"), {"status": 5}).wait(10) == 5
+    workers.close()
+
+
+def test_a_closed_spawner_starts_nothing(root):
+    workers = spawner.Spawner(root)
+    workers.close()
+    with pytest.raises(errors.Unavailable, match="closed"):
         workers.start(entry("sleep"), {})
-    go_on.set()
-    wait_until(lambda: workers.pid != dead)
 
 
 def test_a_child_that_takes_the_death_signal_back_outlives_the_spawner(root):
@@ -170,11 +188,12 @@ def test_a_child_that_takes_the_death_signal_back_outlives_the_spawner(root):
 
 def test_close_ends_the_spawner_and_its_workers(root):
     workers = spawner.Spawner(root)
-    worker, pid = workers.start(entry("sleep"), {}), workers.pid
+    worker, pids = workers.start(entry("sleep"), {}), workers.pids
     workers.close()
     assert worker.wait(10) == -9
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def loadable():
