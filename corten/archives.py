@@ -160,7 +160,7 @@ class _Tar:
         except FileNotFoundError:
             raise errors.NotFound(f"{path}: not found") from None
         except (OSError, EOFError, tarfile.TarError) as err:
-            raise errors.InvalidArgument(f"{path} is no tar archive: {err}") from err
+            raise errors.InvalidArgument(f"{path} is no tar archive: {str(err).splitlines()[0]}") from err
 
     def has(self, name: str) -> bool:
         return str(PurePosixPath(name)) in self._members
