@@ -50,10 +50,6 @@ class TestOverlayfsOverASocket(snapshots.SnapshotSuite):
     def snapshotter(self, snapshotter, serve):
         return wire.Proxy(serve(wire.Servicer(lambda call, name: snapshotter)), Scope("default"), "overlayfs")
 
-    @pytest.fixture
-    def layers(self):
-        return 220
-
 
 def folder_of(snapshotter, key):
     return snapshotter.store.path(snapshotter.store.get(key).id)
