@@ -27,7 +27,12 @@ class Server:
 
     def __init__(self, config: Config, lanes: Lanes, leases: Leases) -> None:
         self._config = config
-        self._grpc = transport.Server(lanes.lane, leases.check_lease)
+        self._grpc = transport.Server(
+            lanes.lane,
+            leases.check_lease,
+            max_receive=config.grpc.max_recv_message_size,
+            max_send=config.grpc.max_send_message_size,
+        )
         self._ttrpc = ttrpc.Server(lanes.lane)
 
     def mount(self, servicers: Iterable[rpc.Servicer]) -> None:

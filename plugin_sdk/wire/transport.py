@@ -27,7 +27,7 @@ _OPTIONS = [
     ("grpc.max_metadata_size", 64 << 10),
 ]
 _SERVER_OPTIONS = [
-    *_OPTIONS,
+    ("grpc.max_metadata_size", 64 << 10),
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -49,11 +49,20 @@ Context = Any  # grpc.aio.ServicerContext, whose stubs lag behind
 class Server:
     """Made, used and stopped within one event loop."""
 
-    def __init__(self, lane: Callable[[str], edge.Lane], check_lease: Callable[[Scope], None] | None = None) -> None:
+    def __init__(
+        self,
+        lane: Callable[[str], edge.Lane],
+        check_lease: Callable[[Scope], None] | None = None,
+        *,
+        max_receive: int = MAX_MESSAGE,
+        max_send: int = MAX_MESSAGE,
+    ) -> None:
+        """``max_receive`` and ``max_send`` bound a message, in bytes."""
         self._edge = edge.Edge(lane, check_lease)
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._sockets: list[tuple[str, int]] = []
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS, handlers=[_Router(self._handlers)])
+        sizes = [("grpc.max_receive_message_length", max_receive), ("grpc.max_send_message_length", max_send)]
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS + sizes, handlers=[_Router(self._handlers)])
 
     def mount(self, servicer: rpc.Servicer) -> None:
         """Also while serving. A method without handler answers Unimplemented."""
