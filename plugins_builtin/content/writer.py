@@ -77,7 +77,7 @@ class Writer:
         if size and size != self._offset:
             raise errors.FailedPrecondition(f"unexpected commit size {self._offset}, expected {size}")
         digest = self._verified(expected)
-        os.fsync(self._fd)
+        self._sync()
         try:
             self._publish(self._folder, self._fd, digest)
         except errors.AlreadyExists:
@@ -87,6 +87,14 @@ class Writer:
             raise ingest.not_found(self._ref) from err
         self._release()
         return digest
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as err:
+            # What could not be written counts as clean now: a second fsync(2) would succeed and prove nothing.
+            self.truncate(0)
+            raise errors.DataLoss(f'ingest "{self._ref}" cannot be written to disk: {err.strerror}') from err
 
     def close(self) -> None:
         if self._fd < 0:

@@ -74,6 +74,21 @@ def test_a_full_disk_leaves_a_writer_that_can_go_on(tmp_path, monkeypatch):
         assert open_writer.commit() == content.digest_of(b"first third")
 
 
+def test_bytes_that_cannot_be_synced_have_to_be_written_again(tmp_path, monkeypatch):
+    def fail(fd):
+        raise OSError(5, "Input/output error")
+
+    store = local.Store(tmp_path)
+    with store.writer("ref") as open_writer:
+        open_writer.write(b"data")
+        monkeypatch.setattr(writer.os, "fsync", fail)
+        with pytest.raises(errors.DataLoss, match="ref"):
+            open_writer.commit()
+        monkeypatch.undo()
+        assert open_writer.status().offset == 0
+    assert list(store.walk()) == []
+
+
 def test_strange_files_in_the_root_are_passed_over(tmp_path):
     store = local.Store(tmp_path)
     (tmp_path / "blobs" / "sha256" / "README").write_text("")
