@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,34 +21,46 @@ from tests import recorder, sides
 PREFIXES = {"corten": "zqc-", "peer": "zqp-"}
 
 
+FIFOS = Path("/run/containerd/fifo")
+NETNS = Path("/run/netns")
+
+
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
-    """A directory with a short name on tmpfs. At the end, what was mounted or runs in it is an error."""
-    before = traces()
-    with daemons.scratch() as directory:
+    """A directory with a short name on tmpfs. At the end, what is still mounted or kept of it is an error."""
+    fifos, spaces = entries(FIFOS), entries(NETNS)
+    with daemons.scratch("" if takes_attributes("/dev/shm") else "4G") as directory:
         yield directory
-        left = daemons.mounts_below(directory)
-    for path in set(os.listdir(FIFOS) if FIFOS.exists() else ()) - before["fifos"]:
-        shutil.rmtree(FIFOS / path, ignore_errors=True)
-    assert not left, f"still mounted: {left}"
-    after = traces()
-    for kind in ("loop devices", "linux network namespaces", "runc states"):
-        assert not after[kind] - before[kind], f"{kind} left: {after[kind] - before[kind]}"
+        left = traces(directory)
+    for name in entries(FIFOS) - fifos:
+        shutil.rmtree(FIFOS / name, ignore_errors=True)  # ctr leaves those of detached containers
+    assert not left, f"left: {left}"
+    assert entries(NETNS) <= spaces, f"linux network namespaces left: {entries(NETNS) - spaces}"
 
 
-FIFOS = Path("/run/containerd/fifo")
+def entries(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.exists() else set()
 
 
-def traces() -> dict[str, set[str]]:
-    """What a careless test leaves on a machine."""
-    loops = subprocess.run(["losetup", "--list", "--noheadings", "--output", "NAME"], capture_output=True, text=True)
-    netns = Path("/run/netns")
-    return {
-        "loop devices": set(loops.stdout.split()),
-        "linux network namespaces": set(os.listdir(netns) if netns.exists() else ()),
-        "runc states": {str(path) for path in Path("/").glob(daemons.SHIM_STATES)},
-        "fifos": set(os.listdir(FIFOS) if FIFOS.exists() else ()),
-    }
+def traces(directory: Path) -> list[str]:
+    """Mounts, loop devices and runc's records that a careless test has left in ``directory``."""
+    rows = subprocess.run(["losetup", "--list", "-nO", "BACK-FILE"], capture_output=True, text=True).stdout.split()
+    loops = [f"loop device of {row}" for row in rows if row.startswith(f"{directory}/")]
+    mounts = [f"mount at {target}" for target in daemons.mounts_below(directory) if target != str(directory)]
+    states = [
+        path for path in Path("/").glob(daemons.SHIM_STATES) if str(directory) in path.read_text(errors="replace")
+    ]
+    return [*loops, *mounts, *(f"record {path}" for path in states)]
+
+
+def takes_attributes(folder: str) -> bool:
+    """Whether files there can have extended attributes of users; tmpfs before linux 6.6 has none."""
+    with tempfile.NamedTemporaryFile(dir=folder) as probe:
+        try:
+            os.setxattr(probe.name, "user.probe", b"")
+        except OSError:
+            return False
+        return True
 
 
 @pytest.fixture(scope="session")

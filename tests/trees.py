@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,15 +23,21 @@ class Node:
     xattrs: tuple[tuple[str, bytes], ...]
 
 
-def scan(root: Path, *, folder_times: bool = True) -> dict[str, Node]:
-    """Every path below ``root``, which is ``.``. Sizes of directories and, on request, their times are left out."""
-    paths = sorted([".", *(os.path.relpath(path, root) for path in _walk(root))])
+def scan(root: Path, *, folder_times: bool = True, skip: Sequence[str] = ()) -> dict[str, Node]:
+    """Every path below ``root``, which is ``.``. Sizes of directories and, on request, their times are left out.
+
+    ``skip`` names entries of ``root`` itself that are left out with all they hold.
+    """
+    paths = sorted([".", *(os.path.relpath(path, root) for path in _walk(root, skip))])
     first: dict[tuple[int, int], str] = {}
     return {path: _node(root, path, first, folder_times) for path in paths}
 
 
-def _walk(root: Path) -> list[str]:
-    return [os.path.join(folder, name) for folder, folders, files in os.walk(root) for name in (*folders, *files)]
+def _walk(root: Path, skip: Sequence[str]) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        if folder == str(root):
+            folders[:] = [name for name in folders if name not in skip]
+        yield from (os.path.join(folder, name) for name in (*folders, *files))
 
 
 def _node(root: Path, path: str, first: dict[tuple[int, int], str], folder_times: bool) -> Node:
