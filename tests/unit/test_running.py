@@ -1,0 +1,32 @@
+"""What ``corten run`` makes of its options."""
+
+from __future__ import annotations
+
+import pytest
+
+from corten import running
+from plugin_sdk import errors
+
+
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [
+        (
+            "type=bind,src=/a,dst=/b,options=rbind:ro",
+            {"type": "bind", "source": "/a", "destination": "/b", "options": ["rbind", "ro"]},
+        ),
+        ("src=/a,dst=/b", {"type": "bind", "source": "/a", "destination": "/b", "options": ["rbind"]}),
+        (
+            "type=tmpfs,source=tmpfs,destination=/b,options=size=1m:mode=700",
+            {"type": "tmpfs", "source": "tmpfs", "destination": "/b", "options": ["size=1m", "mode=700"]},
+        ),
+    ],
+)
+def test_mounts_are_read(text: str, mount: dict[str, object]) -> None:
+    assert running.parse_mount(text) == mount
+
+
+@pytest.mark.parametrize(("text", "reason"), [("size=1", 'unknown key "size"'), ("src=/a", "no destination"), ("", "")])
+def test_a_wrong_mount_is_refused_by_name(text: str, reason: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match=reason):
+        running.parse_mount(text)
