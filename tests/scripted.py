@@ -154,6 +154,9 @@ class Snapshotter(Scripted):
     def _make(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str] | None) -> list[Mount]:
         if key in self.snapshots:
             raise errors.AlreadyExists(f'snapshot "{key}": already exists')
+        target = (labels or {}).get(snapshots.TARGET_LABEL)
+        if any(target and info.labels.get(snapshots.TARGET_LABEL) == target for info in self.snapshots.values()):
+            raise errors.AlreadyExists(f'target snapshot "{target}": already exists')
         if parent and self._find(parent).kind is not Kind.COMMITTED:
             raise errors.InvalidArgument(f'parent "{parent}" is not committed snapshot')
         self.snapshots[key] = Info(key, kind, parent, dict(labels or {}))

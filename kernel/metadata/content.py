@@ -6,16 +6,18 @@ Blobs are shared: one that another namespace has already is not written again, i
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from kernel.metadata import content_rows, fields, graves, settling
 from kernel.metadata.backends import OUTCOME_UNKNOWN, UNCLEAR, Backends, named, unbounded
-from kernel.metadata.database import forbid_transaction
+from kernel.metadata.database import Transaction, forbid_transaction
 from plugin_sdk import content, errors, identifiers, plugin
 from plugin_sdk.content import Info, Status
 from plugin_sdk.scope import Scope
+
+T = TypeVar("T")
 
 _CHUNK = 1 << 20  # bytes at a time when shared bytes are copied
 
@@ -239,28 +241,34 @@ class Writer:
             raise errors.Unavailable(f'ref "{self._ref}": the commit was not answered: {err.message}') from err
         except UNCLEAR:
             # the answer is in, so looking is enough: the blob is there, or the ingest goes on
-            there = settling.settle_commit(self._backends, self._made, row, answered=True)
+            there = settling.settle_commit(self._backends, self._made, self._store, row, answered=True)
             self._unsettled = False
             if not there:
                 raise
         except errors.Error:
-            self._change(content_rows.reopen, row)
+            self._outcome(lambda tx: content_rows.reopen(tx, self._store, *_key(row)))
             raise
         else:
-            self._change(content_rows.finish_commit, row)
+            self._outcome(lambda tx: content_rows.finish_commit(tx, *_key(row)))
 
     def _begin_commit(self, digest: str, labels: Mapping[str, str]) -> sqlite3.Row:
         size = self.status().offset
-        for _ in range(2):
-            row = self._backends.database.write(
-                lambda tx: content_rows.begin_commit(tx, self._scope, self._store, self._row, digest, size, labels)
-            )
-            if isinstance(row, errors.Error):
-                self._end(row)
-            if row is not None:
-                return row
-            graves.attempt(self._backends, graves.CONTENT, self._store, digest)
-        raise errors.Unavailable(f"content {digest} is being removed")
+        row = self._write(
+            digest,
+            lambda tx: content_rows.begin_commit(tx, self._scope, self._store, self._row, digest, size, labels),
+        )
+        if isinstance(row, errors.Error):
+            self._end(row)
+        return row
+
+    def _write(self, digest: str, change: Callable[[Transaction], T]) -> T:
+        """A removal of the digest that has begun ends first."""
+        try:
+            return self._backends.database.write(change)
+        except graves.Begun as begun:
+            if not graves.attempt(self._backends, graves.CONTENT, self._store, digest):
+                raise errors.Unavailable(f"content {digest} is being removed") from begun
+            return self._backends.database.write(change)
 
     def _end(self, error: errors.Error) -> NoReturn:
         """The blob exists and the ingest is buried: nothing is left to write."""
@@ -273,14 +281,14 @@ class Writer:
             raise errors.FailedPrecondition(f"unexpected commit size {total}, expected {size}")
         if digest != wanted:
             raise errors.FailedPrecondition(f"unexpected commit digest {wanted}, expected {digest}")
-        error = self._backends.database.write(
-            lambda tx: content_rows.commit_shared(tx, self._scope, self._store, self._row, labels)
+        error = self._write(
+            digest, lambda tx: content_rows.commit_shared(tx, self._scope, self._store, self._row, labels)
         )
         if error is not None:
             self._end(error)
 
-    def _change(self, change: Any, row: sqlite3.Row) -> None:
-        self._backends.database.write(lambda tx: change(tx, row["namespace"], row["ref"], row["backend"]))
+    def _outcome(self, change: Callable[[Transaction], None]) -> None:
+        self._backends.database.write(change)
         self._unsettled = False
 
     # --- parts
@@ -315,6 +323,10 @@ class Writer:
     def _require_open(self) -> None:
         if not self._open:
             raise errors.FailedPrecondition(f'the writer of ref "{self._ref}" is closed')
+
+
+def _key(row: sqlite3.Row) -> tuple[str, str, str]:
+    return (row["namespace"], row["ref"], row["backend"])
 
 
 def _claim(row: sqlite3.Row) -> str:

@@ -87,8 +87,8 @@ def begin_commit(
     digest: str,
     size: int,
     labels: Mapping[str, str],
-) -> sqlite3.Row | errors.Error | None:
-    """None when the removal of the digest has begun, and must end first. The caller holds the digest's claim."""
+) -> sqlite3.Row | errors.Error:
+    """The caller holds the digest's claim. Raises graves.Begun."""
     row = _same(tx, ingest)
     if row["state"] != OPEN:
         raise errors.Unavailable(f'ref "{row["ref"]}" is not settled yet')
@@ -97,13 +97,13 @@ def begin_commit(
         _bury_ingest(tx, store, row)
         return _exists(digest)
     edges.require_lease(tx, scope)
-    if not graves.take_back(tx, graves.CONTENT, store, digest):
-        return None
+    taken_back = graves.take_back(tx, graves.CONTENT, store, digest)
     tx.execute(
-        "UPDATE ingests SET state = ?, digest = ?, size = ?, labels = ?, lease = ? WHERE namespace = ? AND ref = ?",
-        (COMMITTING, digest, size, fields.dump(labels), scope.lease or "", *_key(row)),
+        "UPDATE ingests SET state = ?, digest = ?, size = ?, labels = ?, lease = ?, taken_back = ? "
+        "WHERE namespace = ? AND ref = ?",
+        (COMMITTING, digest, size, fields.dump(labels), scope.lease or "", taken_back, *_key(row)),
     )
-    return find_ingest(tx, *_key(row))
+    return find_ingest(tx, *_key(row)) or no_ingest(row["ref"])
 
 
 def finish_commit(tx: Transaction, namespace: str, ref: str, backend: str) -> None:
@@ -114,26 +114,32 @@ def finish_commit(tx: Transaction, namespace: str, ref: str, backend: str) -> No
     _forget_ingest(tx, row)
 
 
-def reopen(tx: Transaction, namespace: str, ref: str, backend: str) -> None:
-    """After a commit that was refused, or that a crash has cut off before it took effect."""
+def reopen(tx: Transaction, store: str, namespace: str, ref: str, backend: str) -> None:
+    """After a commit that was refused, or that was cut off before it took effect."""
+    row = find_ingest(tx, namespace, ref)
+    if row is None or row["backend"] != backend or row["state"] != COMMITTING:
+        raise no_ingest(ref)
     tx.execute(
-        "UPDATE ingests SET state = ?, digest = '', size = 0, labels = '{}', lease = '' "
-        "WHERE namespace = ? AND ref = ? AND backend = ?",
-        (OPEN, namespace, ref, backend),
+        "UPDATE ingests SET state = ?, digest = '', size = 0, labels = '{}', lease = '', taken_back = 0 "
+        "WHERE namespace = ? AND ref = ?",
+        (OPEN, namespace, ref),
     )
+    if row["taken_back"]:
+        _bury_unnamed(tx, store, namespace, row["digest"])
 
 
 def commit_shared(
     tx: Transaction, scope: Scope, store: str, ingest: sqlite3.Row, labels: Mapping[str, str]
 ) -> errors.Error | None:
-    """Makes a blob of another namespace visible in this one. The caller holds the digest's claim."""
+    """Makes a blob of another namespace visible in this one. The caller holds the digest's claim. Raises
+    graves.Begun."""
     row = _same(tx, ingest)
     digest = row["expected"]
     _forget_ingest(tx, row)
     if find_blob(tx, scope.namespace, digest) is not None:
         edges.lease(tx, scope, edges.node("content", digest))
         return _exists(digest)
-    if _shared_size(tx, digest) is None and not _taken_back(tx, store, digest):
+    if _shared_size(tx, digest) is None and not graves.take_back(tx, graves.CONTENT, store, digest):
         raise errors.FailedPrecondition(f"content {digest} has gone from the namespace that had it: write it again")
     edges.require_lease(tx, scope)
     _insert_blob(tx, scope.namespace, digest, row["total"], labels, scope.lease or "")
@@ -165,9 +171,7 @@ def delete(tx: Transaction, store: str, namespace: str, digest: str) -> None:
     node = edges.node("content", digest)
     edges.forget(tx, namespace, node)
     edges.release(tx, namespace, node)
-    committing = tx.one("SELECT 1 FROM ingests WHERE digest = ? AND state = 'committing'", (digest,))
-    if _shared_size(tx, digest) is None and committing is None:
-        graves.dig(tx, graves.CONTENT, store, namespace, digest)
+    _bury_unnamed(tx, store, namespace, digest)
     tx.announce(namespace, "/content/delete", content_pb2.ContentDelete(digest=digest))
 
 
@@ -204,9 +208,11 @@ def _shared_size(tx: Transaction, digest: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _taken_back(tx: Transaction, store: str, digest: str) -> bool:
-    grave = tx.one("SELECT 1 FROM graves WHERE type = ? AND plugin = ? AND backend = ?", ("content", store, digest))
-    return grave is not None and graves.take_back(tx, graves.CONTENT, store, digest)
+def _bury_unnamed(tx: Transaction, store: str, namespace: str, digest: str) -> None:
+    """A grave for the bytes, unless a blob or a commit of any namespace names them."""
+    committing = tx.one("SELECT 1 FROM ingests WHERE digest = ? AND state = 'committing'", (digest,))
+    if _shared_size(tx, digest) is None and committing is None:
+        graves.dig(tx, graves.CONTENT, store, namespace, digest)
 
 
 def _insert_ingest(

@@ -34,12 +34,19 @@ def dig(tx: Transaction, type: str, id: str, namespace: str, backend: str, *, un
     )
 
 
+class Begun(Exception):
+    """The removal has begun: it must end first."""
+
+
 def take_back(tx: Transaction, type: str, id: str, backend: str) -> bool:
-    """False when its removal has begun: then it must end first. The caller holds the claim."""
-    row = tx.one("SELECT tries FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend))
-    if row is not None and row[0]:
+    """True when there was a grave. The caller holds the claim. Raises Begun."""
+    key = (type, id, backend)
+    row = tx.one("SELECT tries FROM graves WHERE type = ? AND plugin = ? AND backend = ?", key)
+    if row is None:
         return False
-    tx.execute("DELETE FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend))
+    if row[0]:
+        raise Begun(backend)
+    tx.execute("DELETE FROM graves WHERE type = ? AND plugin = ? AND backend = ?", key)
     return True
 
 

@@ -34,7 +34,7 @@ class Reaper:
             if self._closed:
                 return
             thread = self._threads.get((kind, id))
-            if thread is None:
+            if thread is None or not thread.is_alive():
                 thread = self._threads[kind, id] = _Thread(self._work, kind, id)
                 thread.start()
         thread.wake()

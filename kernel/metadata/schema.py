@@ -25,6 +25,7 @@ object. ``cause`` is ``record`` (a column of the owner's row), ``label``, or ``l
 **States.** snapshots: ``creating`` → ``ready``; a name being committed is ``committing``, and so is its key, which the
 name's row has in ``source``. ``unpushed`` labels are not yet known to the plugin. ingests: ``open`` → ``committing``;
 while ``shared``, a blob of another namespace stands for the bytes. blobs have no state: a row is ready.
+A commit that has ``taken_back`` the digest's grave digs it again when it is refused.
 tasks: ``creating`` → ``created`` → ``started``; each has an ``incarnation``, so that exits are recorded once.
 ``uncertain`` graves: the call that made the object may still take effect, so its absence does not end the grave.
 
@@ -78,6 +79,7 @@ CREATE TABLE ingests (
     namespace TEXT NOT NULL, ref TEXT NOT NULL, state TEXT NOT NULL, backend TEXT NOT NULL,
     total INTEGER NOT NULL, expected TEXT NOT NULL, shared INTEGER NOT NULL, lease TEXT NOT NULL DEFAULT '',
     digest TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}',
+    taken_back INTEGER NOT NULL DEFAULT 0,
     started_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, born INTEGER NOT NULL,
     PRIMARY KEY (namespace, ref)
 ) WITHOUT ROWID;

@@ -129,7 +129,7 @@ def _settle_ingest(backends: Backends, id: str, row: sqlite3.Row) -> bool:
         return False
     try:
         with backends.use(plugin.CONTENT, id, Scope(row["namespace"])) as made:
-            settle_commit(backends, made, row, answered=False)
+            settle_commit(backends, made, id, row, answered=False)
         return True
     except (errors.Error, OSError) as err:
         log.warning("ingest %r of content is not settled: %s", row["ref"], err)
@@ -138,18 +138,19 @@ def _settle_ingest(backends: Backends, id: str, row: sqlite3.Row) -> bool:
         backends.claims.drop(claim)
 
 
-def settle_commit(backends: Backends, made: Any, row: sqlite3.Row, *, answered: bool) -> bool:
+def settle_commit(backends: Backends, made: Any, id: str, row: sqlite3.Row, *, answered: bool) -> bool:
     """True when the blob is there now, False when the ingest goes on. The caller holds the digest's claim.
 
     A commit that was not answered may still take effect, so it is repeated and not only looked for.
     """
     there = _has_blob(made, row["digest"]) or (not answered and _repeat_content_commit(made, row))
+    key = (row["namespace"], row["ref"], row["backend"])
     if there:
         with suppress(errors.NotFound):
             made.abort(row["backend"])
-        backends.database.write(lambda tx: content_rows.finish_commit(tx, row["namespace"], row["ref"], row["backend"]))
+        backends.database.write(lambda tx: content_rows.finish_commit(tx, *key))
     else:
-        backends.database.write(lambda tx: content_rows.reopen(tx, row["namespace"], row["ref"], row["backend"]))
+        backends.database.write(lambda tx: content_rows.reopen(tx, id, *key))
     return there
 
 

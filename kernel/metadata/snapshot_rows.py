@@ -135,8 +135,10 @@ def record_target(tx: Transaction, scope: Scope, place: Place, key: str, found: 
     target = labels[snapshots.TARGET_LABEL]
     _delete(tx, place, key)
     if find(tx, place, target) is None:
-        if not graves.take_back(tx, graves.SNAPSHOTS, place.snapshotter, found.name):
-            raise errors.Unavailable(f'snapshot "{target}" is being removed')
+        try:
+            graves.take_back(tx, graves.SNAPSHOTS, place.snapshotter, found.name)
+        except graves.Begun as begun:
+            raise errors.Unavailable(f'snapshot "{target}" is being removed') from begun
         _insert(tx, place, target, Kind.COMMITTED, row["parent"], READY, found.name, labels)
     edges.lease(tx, scope, place.node(target))
     return errors.AlreadyExists(f'target snapshot "{target}": already exists')

@@ -8,6 +8,7 @@ database file is copied as it lies there, opened by a new daemon and settled; th
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from kernel.metadata.database import Database, Transaction
 from kernel.metadata.store import Metadata, View
 from plugin_sdk import errors, plugin
 from plugin_sdk.scope import Scope
-from plugin_sdk.snapshots import Info, Kind
+from plugin_sdk.snapshots import TARGET_LABEL, Info, Kind
 from tests import scripted
 from tests.registries import FixedRegistry
 from tests.scripted import Kill, Steps
@@ -55,7 +56,7 @@ class World:
     lives: int = 0
     database: Database | None = None
     metadata: Metadata | None = None
-    made: dict[str, dict[str, Info]] = field(default_factory=dict)
+    made: dict[str, tuple[dict[str, Info], dict[str, bytes]]] = field(default_factory=dict)
 
     def begin(self, operation: Operation, steps: Steps) -> View:
         """A first daemon and new plugins, with what the operation needs."""
@@ -65,8 +66,9 @@ class World:
         if not template.exists():
             operation.before(self.start(Steps()))
             self.stop(copy_to=template)
-            self.made[operation.name] = dict(self.snapshotter.snapshots)
-        self.snapshotter.snapshots = dict(self.made[operation.name])
+            self.made[operation.name] = dict(self.snapshotter.snapshots), dict(self.store.blobs)
+        snapshots, blobs = self.made[operation.name]
+        self.snapshotter.snapshots, self.store.blobs = dict(snapshots), dict(blobs)
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{template}{suffix}", f"{self.folder / str(self.lives + 1)}.db{suffix}")
         return self.start(steps)
@@ -166,6 +168,38 @@ def commit_content(view: View) -> None:
         writer.commit(len(DATA), DIGEST, {"a": "b"})
 
 
+def with_deleted_content(view: View) -> None:
+    nothing(view)
+    commit_content(view)
+    view.content.delete(DIGEST)
+
+
+def with_remote_layer(view: View) -> None:
+    with_parent(view)
+    plugin = view._metadata.backends.registry.made[PLUGINS[1]]
+    backend = next(name for name in plugin.snapshots if name.endswith("/parent"))
+    plugin.snapshots["remote/1"] = Info("remote/1", Kind.COMMITTED, backend, {TARGET_LABEL: "chain"})
+
+
+def prepare_target(view: View) -> None:
+    view.snapshotter("s").prepare("key", "parent", {TARGET_LABEL: "chain"})
+
+
+def target_is_there(view: View) -> None:
+    assert view.snapshotter("s").stat("chain").kind is Kind.COMMITTED
+    assert leased(view, "snapshots/s", "chain")
+    with pytest.raises(errors.NotFound):
+        view.snapshotter("s").stat("key")
+
+
+def label(view: View) -> None:
+    view.snapshotter("s").update(Info("key", Kind.ACTIVE, labels={"containerd.io/snapshot/x": "1", "y": "2"}))
+
+
+def label_is_there(view: View) -> None:
+    assert view.snapshotter("s").stat("key").labels == {"containerd.io/snapshot/x": "1", "y": "2"}
+
+
 def active_is_there(view: View) -> None:
     assert view.snapshotter("s").stat("key").kind is Kind.ACTIVE
     assert leased(view, "snapshots/s", "key")
@@ -218,6 +252,9 @@ OPERATIONS = (
     Operation("commit", with_active, commit, name_is_there, "commit"),
     Operation("remove", with_active, remove, key_is_gone, "remove", errors.NotFound),
     Operation("content", nothing, commit_content, blob_is_there, "commit"),
+    Operation("content again", with_deleted_content, commit_content, blob_is_there, "commit"),
+    Operation("target", with_remote_layer, prepare_target, target_is_there, "prepare"),
+    Operation("label", with_active, label, label_is_there, "update"),
     Operation("open", nothing, commit_content, blob_is_there, "writer"),
 )
 
@@ -262,7 +299,7 @@ def play(world: World, operation: Operation, schedule: Schedule) -> tuple[int, i
 def _play(world: World, operation: Operation, schedule: Schedule) -> tuple[int, int]:
     steps = Steps()
     view = world.begin(operation, steps)
-    made = world.store if operation.name in ("content", "open") else world.snapshotter
+    made = world.store if operation.run is commit_content else world.snapshotter
     made.modes[operation.call] = [schedule.mode]
     made.delay = schedule.delay
     steps.last = schedule.kill
@@ -346,6 +383,9 @@ def check(world: World, *, settled: bool) -> None:
     for row in snapshots.values():
         if row["state"] != "ready":
             continue
+        if settled:
+            labels = {key: value for key, value in json.loads(str(row["labels"])).items() if "/snapshot" in key}
+            assert world.snapshotter.snapshots[str(row["backend"])].labels == labels
         info = world.snapshotter.snapshots.get(str(row["backend"]))
         assert info is not None, f"{row['name']} dangles"
         assert int(info.kind) == row["kind"]
@@ -354,7 +394,8 @@ def check(world: World, *, settled: bool) -> None:
             assert (parent["state"], parent["kind"]) == ("ready", int(Kind.COMMITTED))
             assert info.parent == parent["backend"]
     named = {row["backend"] for row in snapshots.values()}
-    assert set(world.snapshotter.snapshots) <= named | graves, "a snapshot is an orphan"
+    ours = {name for name in world.snapshotter.snapshots if not name.startswith("remote/")}
+    assert ours <= named | graves, "a snapshot is an orphan"
     for row in blobs:
         assert len(world.store.blobs.get(str(row["digest"]), b"")) == row["size"], f"{row['digest']} dangles"
     committing = {row["digest"] for row in ingests if row["state"] == "committing"}
