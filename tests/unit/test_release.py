@@ -10,4 +10,4 @@ from plugin_sdk import release
 
 def test_the_version_is_that_of_the_distribution() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    assert release.VERSION == project["project"]["version"]
+    assert project["project"]["version"] == release.VERSION

@@ -26,7 +26,9 @@ def test_mounts_are_read(text: str, mount: dict[str, object]) -> None:
     assert running.parse_mount(text) == mount
 
 
-@pytest.mark.parametrize(("text", "reason"), [("size=1", 'unknown key "size"'), ("src=/a", "no destination"), ("", "")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("size=1", 'unknown key "size"'), ("src=/a", "no destination"), ("", 'unknown key ""')]
+)
 def test_a_wrong_mount_is_refused_by_name(text: str, reason: str) -> None:
     with pytest.raises(errors.InvalidArgument, match=reason):
         running.parse_mount(text)
