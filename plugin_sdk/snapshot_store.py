@@ -136,7 +136,8 @@ class Store:
     def create(self, key: str, kind: Kind, parent: str = "", labels: Mapping[str, str] | None = None) -> Snapshot:
         with self._transaction() as cursor:
             parents = _require_creatable(cursor, key, parent)
-        folder = self._build(kind, parents)
+        with self._blaming(lambda cursor: _require_creatable(cursor, key, parent)):
+            folder = self._build(kind, parents)
         try:
             with self._transaction() as cursor:
                 _require_creatable(cursor, key, parent)
@@ -151,7 +152,8 @@ class Store:
         """``seal`` syncs and measures the files; no transaction is open meanwhile."""
         with self._transaction() as cursor:
             snapshot = _require_committable(cursor, name, key)
-        usage = seal(snapshot)
+        with self._blaming(lambda cursor: _require_committable(cursor, name, key)):
+            usage = seal(snapshot)
         with self._transaction() as cursor:
             if _require_committable(cursor, name, key).id != snapshot.id:
                 raise _not_found(key)
@@ -190,6 +192,16 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    @contextlib.contextmanager
+    def _blaming(self, require: Callable[[sqlite3.Cursor], object]) -> Iterator[None]:
+        """Work on files of rows that others may remove meanwhile: then that is what the caller is told."""
+        try:
+            yield
+        except (OSError, errors.Error):
+            with self._transaction() as cursor:
+                require(cursor)
+            raise
 
     def _build(self, kind: Kind, parents: Sequence[int]) -> Path:
         folder = self._folders / f"{_NEW}{secrets.token_hex(8)}"
@@ -261,7 +273,12 @@ class Snapshotter(abc.ABC):
 
     def usage(self, key: str) -> Usage:
         snapshot = self.store.get(key)
-        return self._measure(snapshot) if snapshot.info.kind is Kind.ACTIVE else snapshot.usage
+        if snapshot.info.kind is not Kind.ACTIVE:
+            return snapshot.usage
+        try:
+            return self._measure(snapshot)
+        except FileNotFoundError:  # removed, or committed under another name, meanwhile
+            return self.store.get(key).usage
 
     def mounts(self, key: str) -> list[Mount]:
         snapshot = self.store.get(key)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import stat
 import threading
 import time
@@ -28,6 +29,8 @@ import pytest
 
 from plugin_sdk import errors, mounts, snapshots
 from plugin_sdk.snapshots import Kind
+
+_EXPECTED = errors.NotFound, errors.AlreadyExists, errors.InvalidArgument, errors.FailedPrecondition
 
 SLACK = 2 * 10**9  # clocks of file systems tick coarsely
 
@@ -307,6 +310,41 @@ class SnapshotSuite:
         for thread in threads:
             thread.join()
         assert sorted(outcomes) == ["exists"] * 7 + ["made"]
+
+    def test_many_threads_leave_a_tree_that_makes_sense(self, snapshotter: snapshots.Snapshotter) -> None:
+        failures: list[BaseException] = []
+
+        def work(seed: int) -> None:
+            choose = random.Random(seed)
+            for _ in range(25):
+                key = choose.choice([*names(snapshotter), ""])
+                try:
+                    match choose.randrange(5):
+                        case 0 | 1:
+                            snapshotter.prepare(f"key-{choose.randrange(10)}", key)
+                        case 2:
+                            snapshotter.commit(f"layer-{choose.randrange(10)}", key)
+                        case 3:
+                            snapshotter.remove(key)
+                        case 4:
+                            snapshotter.usage(key)
+                except _EXPECTED:
+                    pass
+                except BaseException as err:
+                    failures.append(err)
+                    raise
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        found = {info.name: info for info in snapshotter.walk()}
+        assert all(found[info.parent].kind is Kind.COMMITTED for info in found.values() if info.parent)
+        for key, info in found.items():
+            if info.kind is Kind.ACTIVE:
+                assert texts(snapshotter.mounts(key)) == {}
 
     # Commit
 

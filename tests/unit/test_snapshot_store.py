@@ -104,6 +104,27 @@ def test_a_parent_removed_meanwhile_is_not_found(store):
     assert folders(store) == set()
 
 
+def test_a_parent_whose_files_vanish_meanwhile_is_not_found(store):
+    def make(folder, kind, parents):
+        store.remove("layer")
+        store.path(parents[0]).joinpath("content").read_text()
+
+    layer(store, "layer")
+    store._make = make
+    with pytest.raises(errors.NotFound, match="layer"):
+        store.create("key", Kind.ACTIVE, "layer")
+
+
+def test_a_key_removed_while_it_is_sealed_is_not_found(store):
+    def seal(snapshot):
+        store.remove("key")
+        raise FileNotFoundError("content")
+
+    store.create("key", Kind.ACTIVE)
+    with pytest.raises(errors.NotFound, match="key"):
+        store.commit("layer", "key", None, seal)
+
+
 def test_a_key_removed_and_made_again_meanwhile_is_not_committed(store):
     def seal(snapshot):
         store.remove("key")
