@@ -374,36 +374,38 @@ def _in_folder(folder: str, work: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def _loop_device(source: str, read_only: bool) -> Iterator[str]:
     """A free loop device for the file, which the linux kernel frees when the last user has gone."""
+    file = os.open(source, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+    try:
+        device, held = _claim_loop(file, source, read_only)
+    finally:
+        os.close(file)
+    try:
+        yield device
+    finally:
+        os.close(held)
+
+
+def _claim_loop(file: int, source: str, read_only: bool) -> tuple[str, int]:
     import fcntl
     import struct
 
-    file = os.open(source, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-    try:
-        for _ in range(_LOOP_TRIES):
-            control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
-            finally:
-                os.close(control)
-            device = f"/dev/loop{number}"
-            flags = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_READ_ONLY if read_only else 0)
-            config = struct.pack("=II5Q4I64s112x64x", file, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags, os.fsencode(source)[:63])
-            held = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.ioctl(held, _LOOP_CONFIGURE, config)
-            except OSError as err:
-                os.close(held)
-                if err.errno != errno.EBUSY:  # somebody else took it first
-                    raise
-                continue
-            try:
-                yield device
-            finally:
-                os.close(held)
-            return
-        raise OSError(errno.EBUSY, "no free loop device")
-    finally:
-        os.close(file)
+    flags = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_READ_ONLY if read_only else 0)
+    config = struct.pack("=II5Q4I64s112x64x", file, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags, os.fsencode(source)[:63])
+    for _ in range(_LOOP_TRIES):
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            device = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+        finally:
+            os.close(control)
+        held = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(held, _LOOP_CONFIGURE, config)
+            return device, held
+        except OSError as err:
+            os.close(held)
+            if err.errno != errno.EBUSY:  # else somebody was faster
+                raise
+    raise OSError(errno.EBUSY, "no free loop device")
 
 
 def _inside(root: str, sub: str) -> str:
