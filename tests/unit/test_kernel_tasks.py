@@ -624,5 +624,74 @@ def test_a_bundle_without_row_and_container_is_undone(kernel: Kernel) -> None:
     assert not list((kernel.root / "state").glob("*/*/*"))
 
 
+# -- killed at every step
+
+
+class Killed(BaseException):
+    """The daemon ends here; nothing after it has an effect."""
+
+
+class Fuse:
+    """Counts steps and ends the daemon at the last one."""
+
+    def __init__(self, last: int) -> None:
+        self.left = last
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise Killed if threading.current_thread() is threading.main_thread() else errors.Unavailable("killed")
+
+    def around(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **named: Any) -> Any:
+            self.step()
+            result = work(*args, **named)
+            self.step()
+            return result
+
+        return run
+
+
+def life(kernel: Kernel) -> None:
+    kernel.tasks.create("web")
+    kernel.tasks.start("web")
+    kernel.runtime.survivors["web"].die(status=3)
+    kernel.tasks.delete("web")
+
+
+@pytest.mark.parametrize("last", range(1, 20))
+def test_a_kill_at_any_step_leaves_no_half_task(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+    kernel.add("web")
+    fuse = Fuse(last)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.database, "write", fuse.around(kernel.database.write))
+        for name in ("create", "load"):
+            patch.setattr(kernel.runtime, name, fuse.around(getattr(kernel.runtime, name)))
+        for name in ("start", "delete"):
+            patch.setattr(Task, name, fuse.around(getattr(Task, name)))
+        try:
+            life(kernel)
+        except Killed:
+            pass
+        else:
+            assert last > 12
+        kernel.close()
+    told = list(kernel.events)
+    kernel.runtime.survivors = {id: task for id, task in kernel.runtime.survivors.items() if "" in task.processes}
+    kernel._open()
+    kernel.manager.recover()
+    for process in kernel.tasks.list():
+        if process.status != Status.STOPPED:
+            kernel.runtime.survivors["web"].die(status=3)
+        kernel.tasks.wait("web", timeout=10)
+        kernel.tasks.delete("web")
+    topics = [event.topic for event in told + kernel.events[len(told) :] if event.topic.startswith("/tasks/")]
+    whole = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+    assert topics in ([], whole, [topic for topic in whole if topic != "/tasks/start"]), topics
+    assert not list((kernel.root / "state").glob("*/*/*"))
+    kernel.runtime.survivors.clear()
+    kernel.tasks.create("web")
+
+
 def test_the_manager_is_a_table() -> None:
     assert issubclass(Tasks, Table)
