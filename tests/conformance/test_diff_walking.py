@@ -1,55 +1,24 @@
-from dataclasses import replace
+"""The suite for differs with ``walking``, and what only it promises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
 
 import pytest
 
 from kernel.spawner import Spawner
+from plugin_sdk import errors, mounts, oci
 from plugin_sdk.conformance import diff
-from plugins_builtin.content import local
+from plugin_sdk.conformance.content import digest_of, put
+from plugin_sdk.conformance.layers import Stack, member, tar
+from plugin_sdk.oci import Descriptor
 from plugins_builtin.diff.plugin import Config
 from plugins_builtin.diff.walking import Differ
-
-
-class Labelled:
-    """The content store ``local``, and labels as the kernel keeps them."""
-
-    def __init__(self, root):
-        self._store = local.Store(root)
-        self._labels = {}
-
-    def __getattr__(self, name):
-        return getattr(self._store, name)
-
-    def info(self, digest):
-        return replace(self._store.info(digest), labels=dict(self._labels.get(digest, {})))
-
-    def update(self, info, fieldpaths=()):
-        assert all(path.startswith("labels.") for path in fieldpaths)
-        keys = [path.removeprefix("labels.") for path in fieldpaths]
-        self._labels.setdefault(info.digest, {}).update({key: info.labels[key] for key in keys})
-        return self.info(info.digest)
-
-    def writer(self, ref, total=0, expected=""):
-        return LabelledWriter(self._store.writer(ref, total, expected), self._labels)
-
-
-class LabelledWriter:
-    def __init__(self, writer, labels):
-        self._writer = writer
-        self._labels = labels
-
-    def __getattr__(self, name):
-        return getattr(self._writer, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._writer.close()
-
-    def commit(self, size=0, expected="", labels=None):
-        digest = self._writer.commit(size, expected, labels)
-        self._labels[digest] = dict(labels or {})
-        return digest
+from tests import labelled
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +31,236 @@ def spawner():
 class TestWalking(diff.DiffSuite):
     @pytest.fixture
     def store(self, folder):
-        return Labelled(folder / "content")
+        return labelled.Store(folder / "content")
 
     @pytest.fixture
     def differ(self, folder, spawner):
         return Differ(spawner, folder / "state", Config())
+
+
+class Streamed:
+    """A store whose readers have no descriptor."""
+
+    def __init__(self, store):
+        self._store = store
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def reader(self, digest):
+        return StreamedReader(self._store.reader(digest))
+
+
+class StreamedReader:
+    def __init__(self, reader):
+        self._reader = reader
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._reader.close()
+
+    def fileno(self):
+        raise errors.Unimplemented("no descriptor")
+
+    def read_at(self, offset, size):
+        return self._reader.read_at(offset, size)
+
+
+class Failing(StreamedReader):
+    def read_at(self, offset, size):
+        if offset:
+            raise errors.Unavailable("the store has gone")
+        return self._reader.read_at(offset, size)
+
+
+@pytest.fixture
+def folder():
+    path = Path(tempfile.mkdtemp(prefix="corten-diff-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def store(folder):
+    return labelled.Store(folder / "content")
+
+
+@pytest.fixture
+def differ(folder, spawner):
+    return Differ(spawner, folder / "state", Config())
+
+
+@pytest.fixture
+def overlay(folder):
+    return Stack(folder, "overlay")
+
+
+@pytest.mark.root
+def test_a_store_without_descriptors_feeds_the_worker(differ, store, overlay):
+    data = tar(member("a", os.urandom(3_000_000)))
+    layer = Descriptor(oci.LAYER, put(store, data), len(data))
+    assert differ.apply(layer, overlay.push(), Streamed(store)).digest == layer.digest
+    assert "a" in overlay.tree()
+
+
+@pytest.mark.root
+def test_a_refused_layer_does_not_hang_the_feed(differ, store, overlay):
+    data = tar(member("../a")) + os.urandom(3_000_000)
+    layer = Descriptor(oci.LAYER, put(store, data), len(data))
+    with pytest.raises(errors.InvalidArgument, match=r"\.\./a"):
+        differ.apply(layer, overlay.push(), Streamed(store))
+
+
+@pytest.mark.root
+def test_a_store_that_fails_is_the_error(differ, store, overlay):
+    data = tar(member("a", os.urandom(3_000_000)))
+    layer = Descriptor(oci.LAYER, put(store, data), len(data))
+    streamed = Streamed(store)
+    streamed.reader = lambda digest: Failing(store.reader(digest))
+    with pytest.raises(errors.Unavailable, match="has gone"):
+        differ.apply(layer, overlay.push(), streamed)
+
+
+@pytest.mark.parametrize("media_type", [oci.LAYER, oci.LAYER_GZIP])
+@pytest.mark.root
+def test_a_blob_that_is_not_its_digest_is_data_loss(folder, differ, store, overlay, media_type):
+    data = tar(member("a", b"data"))
+    digest = put(store, data)
+    path = folder / "content" / "blobs" / digest.replace(":", "/")
+    path.chmod(0o644)
+    path.write_bytes(data[:700])
+    with pytest.raises(errors.DataLoss, match=digest):
+        differ.apply(Descriptor(media_type, digest, len(data)), overlay.push(), store)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.02, 0.1])
+@pytest.mark.root
+def test_a_killed_worker_is_unavailable_and_leaves_no_mount(folder, spawner, store, overlay, seconds):
+    data = tar(member("a", os.urandom(60_000_000)))
+    layer = Descriptor(oci.LAYER, put(store, data), len(data))
+    killers = Killers(spawner, seconds)
+    with pytest.raises(errors.Unavailable, match="killed by SIGKILL"):
+        Differ(killers, folder / "state", Config()).apply(layer, overlay.push(), store)
+    assert not [point for point in mounts.mount_points() if point.startswith(str(folder))]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (Config(layer_limit=100_000), "exceeds 100000 bytes"),
+        (Config(entry_limit=3), "more than 3 entries"),
+    ],
+)
+@pytest.mark.root
+def test_limits_are_kept(folder, spawner, store, overlay, config, words):
+    data = tar(*(member(str(number), bytes(100_000)) for number in range(5)))
+    layer = Descriptor(oci.LAYER, put(store, data), len(data))
+    with pytest.raises(errors.ResourceExhausted, match=words):
+        Differ(spawner, folder / "state", config).apply(layer, overlay.push(), store)
+
+
+@pytest.mark.root
+def test_memory_is_limited(folder, spawner, store, overlay):
+    data = tar(member("a", pax={"comment": "x" * 50_000_000}))
+    layer = Descriptor(oci.LAYER, put(store, data), len(data))
+    config = Config(memory_limit=64 << 20, header_limit=1 << 30)
+    with pytest.raises(errors.ResourceExhausted, match="memory"):
+        Differ(spawner, folder / "state", config).apply(layer, overlay.push(), store)
+
+
+@pytest.mark.root
+def test_a_full_disk_is_resource_exhausted(folder, differ, store):
+    (folder / "small").mkdir()
+    small = [mounts.Mount("tmpfs", "tmpfs", "", ("size=64k",))]
+    data = tar(member("a", bytes(200_000)))
+    with pytest.raises(errors.ResourceExhausted, match='"a": No space'):
+        differ.apply(Descriptor(oci.LAYER, put(store, data), len(data)), small, store)
+
+
+@pytest.mark.root
+def test_a_read_only_root_is_a_failed_precondition(differ, store, overlay):
+    overlay.push()
+    data = tar(member("a"))
+    with pytest.raises(errors.FailedPrecondition, match='"a"'):
+        differ.apply(Descriptor(oci.LAYER, put(store, data), len(data)), overlay.view(1), store)
+
+
+@pytest.mark.root
+def test_a_mount_that_fails_is_named(folder, differ, store):
+    data = tar(member("a"))
+    nowhere = [mounts.Mount("bind", str(folder / "nowhere"), "", ("rbind",))]
+    with pytest.raises(errors.FailedPrecondition, match="nowhere"):
+        differ.apply(Descriptor(oci.LAYER, put(store, data), len(data)), nowhere, store)
+
+
+@pytest.mark.root
+def test_many_layers_are_looked_through(folder, differ, store):
+    stack = Stack(folder, "overlay")
+    for number in range(60):
+        data = tar(member(f"d/{number}", b"x"), member(f"d/.wh.{number - 3}"), member(f"l{number}"))
+        differ.apply(Descriptor(oci.LAYER, put(store, data), len(data)), stack.push(), store)
+    assert {path for path in stack.tree() if path.startswith("d/")} == {"d/57", "d/58", "d/59"}
+
+
+@pytest.mark.root
+def test_the_mounts_of_a_worker_are_its_own(folder, spawner, store, overlay):
+    """Also while it works: seen from here there is nothing."""
+    data = tar(member("a", os.urandom(30_000_000)))
+    layer = Descriptor(oci.LAYER, put(store, data), len(data))
+    differ = Differ(spawner, folder / "state", Config())
+    thread = threading.Thread(target=differ.apply, args=(layer, overlay.push(), store))
+    thread.start()
+    seen = set()
+    while thread.is_alive():
+        seen.update(mounts.mount_points())
+    thread.join()
+    assert not [point for point in seen if point.startswith(str(folder))]
+
+
+@pytest.mark.root
+def test_sha512_blobs_are_verified(differ, store, overlay):
+    data = tar(member("a"))
+    with store.writer("x", expected=digest_of(data, "sha512")) as writer:
+        writer.write(data)
+        digest = writer.commit(len(data), digest_of(data, "sha512"))
+    applied = differ.apply(Descriptor(oci.LAYER, digest, len(data)), overlay.push(), store)
+    assert applied.digest == digest_of(data)
+
+
+@pytest.mark.root
+def test_reading_and_writing_without_codecs_of_others(folder, spawner, store, overlay):
+    """gzip is of the standard library then, zstd Unimplemented."""
+    bare = Differ(WithoutSite(spawner), folder / "state", Config())
+    put_in = overlay.push()
+    layer = Descriptor(oci.LAYER, put(store, tar(member("a", b"x" * 5000))), 0)
+    assert bare.apply(layer, put_in, store).size == len(tar(member("a", b"x" * 5000)))
+    packed = bare.compare([], overlay.mounts(), store)
+    assert bare.apply(packed, Stack(Path(overlay.beside("copy")), "plain").push(), store)
+    with pytest.raises(errors.Unimplemented, match="zstd"):
+        bare.compare([], overlay.mounts(), store, media_type=oci.LAYER_ZSTD)
+
+
+class WithoutSite:
+    def __init__(self, workers):
+        self._workers = workers
+
+    def start(self, entry, params, fds=()):
+        return self._workers.start(entry, {**params, "site": []}, fds)
+
+
+class Killers:
+    """Workers that are killed soon."""
+
+    def __init__(self, workers, seconds):
+        self._workers = workers
+        self._seconds = seconds
+
+    def start(self, entry, params, fds=()):
+        worker = self._workers.start(entry, params, fds)
+        if self._seconds:
+            threading.Timer(self._seconds, worker.kill).start()
+        else:
+            worker.kill()
+        return worker
