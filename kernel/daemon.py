@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
+import resource
 import signal
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -56,7 +59,7 @@ class Daemon:
     def _make(self, stack: contextlib.ExitStack) -> None:
         self.exchange = Exchange()
         stack.callback(self.exchange.close)
-        self.database = Database(self._root / DATABASE, self.exchange.publish)
+        self.database = _open(self._root / DATABASE, self.exchange)
         stack.callback(self.database.close)
         self.registry = plugins.Registry(self._context, forbid_transaction, str(platforms.host()))
         stack.callback(self.registry.close)
@@ -159,6 +162,13 @@ class Daemon:
         self._closing.close()
 
 
+def _open(path: Path, exchange: Exchange) -> Database:
+    try:
+        return Database(path, exchange.publish)
+    except sqlite3.Error as err:
+        raise errors.FailedPrecondition(f"metadata database {path} cannot be opened: {err}") from err
+
+
 def _fields(info: daemon.PluginInfo) -> filters.Adaptor:
     values = {"type": info.kind, "id": info.id}
 
@@ -213,6 +223,7 @@ async def _start(loaded: config.Loaded, workers: Workers, stack: contextlib.Asyn
     server.mount_for_shims(offer.ttrpc_servicers(made))
     stack.push_async_callback(_stop, server, made)
     await server.start()
+    gc.freeze()  # what is there now stays: collections need not look at it
     log.info("serves at %s after %.0f ms", settings.grpc.address, 1000 * (time.perf_counter() - begin))
 
 
@@ -226,6 +237,8 @@ async def _stop(server: Server, made: Daemon) -> None:
 
 def _set_process(settings: config.Config) -> None:
     os.umask(0o022)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if settings.temp:
         directories.make(Path(settings.temp))
         os.environ["TMPDIR"] = settings.temp

@@ -284,3 +284,12 @@ def test_a_socket_of_nobody_is_replaced_and_another_file_is_not(start: Start, di
     with pytest.raises(RuntimeError, match="is there and is not a socket"):
         daemon.start()
     assert Path(daemon.address).read_text() == "mine"
+
+
+def test_a_database_that_is_none_is_told_by_name(directory: Path) -> None:
+    (directory / "r").mkdir()
+    (directory / "r" / "metadata.db").write_text("no database" * 100)
+    said = cortend("--root", f"{directory}/r", "--state", f"{directory}/s", "--address", f"{directory}/x.sock")
+    assert said.returncode == 1
+    [line] = said.stderr.splitlines()
+    assert line.startswith(f"Error: metadata database {directory}/r/metadata.db cannot be opened: ")
