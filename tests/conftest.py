@@ -21,6 +21,7 @@ from tests import recorder, sides
 PREFIXES = {"corten": "zqc-", "peer": "zqp-"}
 
 
+MakeSide = Callable[..., sides.Side]
 FIFOS = Path("/run/containerd/fifo")
 NETNS = Path("/run/netns")
 
@@ -97,13 +98,14 @@ def busybox(scratch: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_side(scratch: Path, busybox: Path) -> Iterator[Callable[[daemons.Daemon, str], sides.Side]]:
+def make_side(scratch: Path, busybox: Path) -> Iterator[MakeSide]:
+    """``make_side(daemon, prefix, ctr="")``: a side with busybox in its namespace ``default``."""
     made: list[sides.Side] = []
 
-    def make(daemon: daemons.Daemon, prefix: str) -> sides.Side:
+    def make(daemon: daemons.Daemon, prefix: str, ctr: str = "") -> sides.Side:
         directory = scratch / f"work-{prefix}"
         directory.mkdir()
-        side = sides.Side(daemon, recorder.Recorder(daemon.address), prefix, directory)
+        side = sides.Side(daemon, recorder.Recorder(daemon.address), prefix, directory, ctr)
         side.recorder.start()
         made.append(side)
         side.output("images", "import", str(busybox))
@@ -115,12 +117,12 @@ def make_side(scratch: Path, busybox: Path) -> Iterator[Callable[[daemons.Daemon
 
 
 @pytest.fixture(scope="session")
-def corten(corten_daemon: daemons.Daemon, make_side: Callable[[daemons.Daemon, str], sides.Side]) -> sides.Side:
+def corten(corten_daemon: daemons.Daemon, make_side: MakeSide) -> sides.Side:
     return make_side(corten_daemon, PREFIXES["corten"])
 
 
 @pytest.fixture(scope="session")
-def containerd(containerd_daemon: daemons.Daemon, make_side: Callable[[daemons.Daemon, str], sides.Side]) -> sides.Side:
+def containerd(containerd_daemon: daemons.Daemon, make_side: MakeSide) -> sides.Side:
     return make_side(containerd_daemon, PREFIXES["peer"])
 
 
@@ -134,8 +136,8 @@ def both(corten: sides.Side, containerd: sides.Side) -> sides.Both:
 def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     """Removes what a failed test has left in the namespace ``default``, so that the next one does not fail of it."""
     yield
-    if "both" in request.fixturenames:
-        request.getfixturevalue("both").each(tidy_side)
+    for name in {"both", "later"} & set(request.fixturenames):
+        request.getfixturevalue(name).each(tidy_side)
 
 
 def tidy_side(side: sides.Side) -> None:
