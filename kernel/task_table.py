@@ -91,6 +91,12 @@ class Table:
             raise errors.Unavailable(f"task {id} cannot be reached: {entry.error.message}")
         return entry
 
+    def lane(self, namespace: str, id: str) -> str:
+        """Empty when there is no such task."""
+        with self._lock:
+            entry = self._entries.get((namespace, id))
+        return "" if entry is None else f"{plugin.RUNTIME}.{entry.row.runtime}"
+
     @contextmanager
     def using(self, entry: Entry, scope: Scope) -> Iterator[runtime.Task]:
         with self._plugins.use(plugin.RUNTIME, entry.row.runtime, scope):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from kernel.exits import Entry, Outcome
 from kernel.metadata import tasks as records
 from kernel.task_table import Table
-from plugin_sdk import errors, filters, identifiers, runtime
+from plugin_sdk import errors, filters, identifiers, plugin, runtime
 from plugin_sdk.mounts import Mount
 from plugin_sdk.oci import Descriptor
 from plugin_sdk.runtime import Exit, Process, ProcessInfo, Stdio
@@ -33,6 +33,17 @@ class BoundTasks:
     def __init__(self, tasks: Tasks, scope: Scope) -> None:
         self._tasks = tasks
         self._scope = scope
+
+    def lane(self, id: str) -> str:
+        """The threads in which the task's runtime is called; empty when there is no such task."""
+        return self._tasks.lane(self._scope.namespace, id)
+
+    def container_lane(self, id: str) -> str:
+        """Those of the runtime that the container names; empty, for the metadata's, when there is none."""
+        try:
+            return f"{plugin.RUNTIME}.{self._tasks.container(self._scope, id).runtime.name}"
+        except errors.NotFound:
+            return ""
 
     def _find(self, id: str) -> Entry:
         """Clients tell a missing container from a missing task."""

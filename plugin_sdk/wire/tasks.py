@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from google.protobuf import any_pb2
 from google.protobuf.empty_pb2 import Empty
@@ -21,6 +21,8 @@ from plugin_sdk.wire import messages, rpc
 SERVICE = tasks_pb2.DESCRIPTOR.services_by_name["Tasks"]
 LANE = f"{plugin.RUNTIME}.io.containerd.runc.v2"
 
+T = TypeVar("T")
+
 _DETAILS = oci_pb2.ProcessDetails.DESCRIPTOR.full_name
 
 
@@ -32,12 +34,20 @@ class Manager(tasks.Manager, Protocol):
         ...
 
 
+Lane = Callable[[rpc.Call, str], Awaitable[str]]
+"""The lane of a container's runtime, by the container's id; "" for what asks all of them."""
+
+
+async def _one_lane(call: rpc.Call, id: str) -> str:
+    return LANE
+
+
 class Servicer:
     """``resolve`` answers the caller's tasks and does not block."""
 
     service = SERVICE.full_name
 
-    def __init__(self, resolve: Callable[[rpc.Call], Manager], lane: str = LANE) -> None:
+    def __init__(self, resolve: Callable[[rpc.Call], Manager], lane: Lane = _one_lane) -> None:
         self._resolve = resolve
         self._lane = lane
         self.methods: Mapping[str, rpc.Method] = rpc.served(
@@ -63,27 +73,31 @@ class Servicer:
             },
         )
 
+    async def _run(self, call: rpc.Call, id: str, work: Callable[..., T], *args: object) -> T:
+        """``work(id, …)`` in the lane of the container ``id``."""
+        return await call.run(work, id, *args, lane=await self._lane(call, id))
+
     async def _create(self, request: tasks_pb2.CreateTaskRequest, call: rpc.Call) -> tasks_pb2.CreateTaskResponse:
         create = self._resolve(call).create
-        pid = await call.run(
-            create,
+        pid = await self._run(
+            call,
             request.container_id,
+            create,
             messages.mounts(request.rootfs),
             _stdio(request),
             messages.any_value(request.options) if request.HasField("options") else None,
             request.runtime_path,
             messages.descriptor(request.checkpoint) if request.HasField("checkpoint") else None,
-            lane=self._lane,
         )
         return tasks_pb2.CreateTaskResponse(container_id=request.container_id, pid=pid)
 
     async def _start(self, request: tasks_pb2.StartRequest, call: rpc.Call) -> tasks_pb2.StartResponse:
         start = self._resolve(call).start
-        pid = await call.run(start, request.container_id, request.exec_id, lane=self._lane)
+        pid = await self._run(call, request.container_id, start, request.exec_id)
         return tasks_pb2.StartResponse(pid=pid)
 
     async def _delete(self, request: tasks_pb2.DeleteTaskRequest, call: rpc.Call) -> tasks_pb2.DeleteResponse:
-        end = await call.run(self._resolve(call).delete, request.container_id, lane=self._lane)
+        end = await self._run(call, request.container_id, self._resolve(call).delete)
         return _deleted(end)
 
     async def _delete_process(
@@ -92,21 +106,23 @@ class Servicer:
         if not request.exec_id:
             raise errors.InvalidArgument(f'container "{request.container_id}": an exec id is required')
         delete = self._resolve(call).delete
-        end = await call.run(delete, request.container_id, request.exec_id, lane=self._lane)
+        end = await self._run(call, request.container_id, delete, request.exec_id)
         return _deleted(end, request.exec_id)
 
     async def _get(self, request: tasks_pb2.GetRequest, call: rpc.Call) -> tasks_pb2.GetResponse:
-        process = await call.run(self._resolve(call).get, request.container_id, request.exec_id, lane=self._lane)
+        process = await self._run(call, request.container_id, self._resolve(call).get, request.exec_id)
         return tasks_pb2.GetResponse(process=_process_message(process))
 
     async def _list(self, request: tasks_pb2.ListTasksRequest, call: rpc.Call) -> tasks_pb2.ListTasksResponse:
-        found = await call.run(self._resolve(call).list, request.filter, lane=self._lane)
+        found = await call.run(self._resolve(call).list, request.filter, lane=await self._lane(call, ""))
         return tasks_pb2.ListTasksResponse(tasks=map(_process_message, found))
 
     async def _kill(self, request: tasks_pb2.KillRequest, call: rpc.Call) -> Empty:
         kill = self._resolve(call).kill
-        await call.run(
-            lambda: kill(request.container_id, request.signal, request.exec_id, all=request.all), lane=self._lane
+        await self._run(
+            call,
+            request.container_id,
+            lambda id: kill(id, request.signal, request.exec_id, all=request.all),
         )
         return Empty()
 
@@ -115,29 +131,29 @@ class Servicer:
             raise errors.InvalidArgument(f'container "{request.container_id}": an exec id is required')
         spec = messages.any_value(request.spec)
         run = self._resolve(call).exec
-        await call.run(run, request.container_id, request.exec_id, spec, _stdio(request), lane=self._lane)
+        await self._run(call, request.container_id, run, request.exec_id, spec, _stdio(request))
         return Empty()
 
     async def _resize_pty(self, request: tasks_pb2.ResizePtyRequest, call: rpc.Call) -> Empty:
         resize = self._resolve(call).resize_pty
-        await call.run(resize, request.container_id, request.width, request.height, request.exec_id, lane=self._lane)
+        await self._run(call, request.container_id, resize, request.width, request.height, request.exec_id)
         return Empty()
 
     async def _close_io(self, request: tasks_pb2.CloseIORequest, call: rpc.Call) -> Empty:
         close = self._resolve(call).close_io
-        await call.run(lambda: close(request.container_id, request.exec_id, stdin=request.stdin), lane=self._lane)
+        await self._run(call, request.container_id, lambda id: close(id, request.exec_id, stdin=request.stdin))
         return Empty()
 
     async def _pause(self, request: tasks_pb2.PauseTaskRequest, call: rpc.Call) -> Empty:
-        await call.run(self._resolve(call).pause, request.container_id, lane=self._lane)
+        await self._run(call, request.container_id, self._resolve(call).pause)
         return Empty()
 
     async def _resume(self, request: tasks_pb2.ResumeTaskRequest, call: rpc.Call) -> Empty:
-        await call.run(self._resolve(call).resume, request.container_id, lane=self._lane)
+        await self._run(call, request.container_id, self._resolve(call).resume)
         return Empty()
 
     async def _list_pids(self, request: tasks_pb2.ListPidsRequest, call: rpc.Call) -> tasks_pb2.ListPidsResponse:
-        found = await call.run(self._resolve(call).pids, request.container_id, lane=self._lane)
+        found = await self._run(call, request.container_id, self._resolve(call).pids)
         return tasks_pb2.ListPidsResponse(processes=map(_info_message, found))
 
     async def _checkpoint(
@@ -146,17 +162,17 @@ class Servicer:
         options = messages.any_value(request.options) if request.HasField("options") else None
         checkpoint = self._resolve(call).checkpoint
         parent = request.parent_checkpoint
-        found = await call.run(checkpoint, request.container_id, parent, options, lane=self._lane)
+        found = await self._run(call, request.container_id, checkpoint, parent, options)
         return tasks_pb2.CheckpointTaskResponse(descriptors=map(messages.descriptor_message, found))
 
     async def _update(self, request: tasks_pb2.UpdateTaskRequest, call: rpc.Call) -> Empty:
         resources = messages.any_value(request.resources)
         update = self._resolve(call).update
-        await call.run(update, request.container_id, resources, dict(request.annotations), lane=self._lane)
+        await self._run(call, request.container_id, update, resources, dict(request.annotations))
         return Empty()
 
     async def _metrics(self, request: tasks_pb2.MetricsRequest, call: rpc.Call) -> tasks_pb2.MetricsResponse:
-        found = await call.run(self._resolve(call).metrics, list(request.filters), lane=self._lane)
+        found = await call.run(self._resolve(call).metrics, list(request.filters), lane=await self._lane(call, ""))
         return tasks_pb2.MetricsResponse(
             metrics=(
                 metrics_pb2.Metric(id=id, timestamp=messages.timestamp(time), data=messages.any_message(figures))
