@@ -235,12 +235,19 @@ def _require_key(key: str) -> None:
 
 def _find_target(made: Any, target: str, parent: str) -> Info:
     """The plugin's own snapshot that carries the label; compared here too, since plugins may ignore filters."""
-    wanted = f'labels."{snapshots.TARGET_LABEL}"=="{target}",parent=="{parent}"'
+    wanted = f'labels."{snapshots.TARGET_LABEL}"=={_quoted(target)}'
+    if parent:
+        wanted += f",parent=={_quoted(parent)}"
     for info in made.walk([wanted]):
         if info.kind is Kind.COMMITTED and info.labels.get(snapshots.TARGET_LABEL) == target and info.parent == parent:
             found: Info = info
             return found
     raise errors.NotFound(f'target snapshot "{target}": not found')
+
+
+def _quoted(text: str) -> str:
+    """As a value in a filter."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _told(err: errors.Error | OSError) -> errors.Error | OSError:
