@@ -9,7 +9,7 @@ path alone (the field is there), or a field path, an operator and a value::
 
 - A field path is fields joined by dots. A field is letters, digits and ``_``, or anything in double quotes.
 - ``==`` and ``!=`` compare text; ``!=`` holds for an absent field too. ``~=`` searches for a regular expression
-  (``plugin_sdk.patterns``), in an absent field as in an empty one.
+  in the syntax of RE2 (https://github.com/google/re2/wiki/Syntax), in an absent field as in an empty one.
 - A value ends before a comma or a space, unless it is quoted by ``"``, or after ``~=`` also by ``|`` or ``/``. Within
   quotes ``\`` begins an escape: ``\\``, the quote itself, ``\a \b \f \n \r \t \v``, ``\x41``, ``\101``, ``\u0041``,
   ``\U00000041``. So ``\w`` is written ``\\w`` in quotes and ``\w`` without.
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plugin_sdk import errors, patterns
+from plugin_sdk import errors
 
 Path = Sequence[str]
 Adaptor = Callable[[Path], str | None]
@@ -46,6 +46,19 @@ def compile(filters: Sequence[str]) -> Matcher:
         return _everything
     matchers = [_compile(text) for text in filters]
     return matchers[0] if len(matchers) == 1 else lambda adaptor: any(match(adaptor) for match in matchers)
+
+
+def _pattern(pattern: str) -> Callable[[str], bool]:
+    """RE2 and not ``re``, which differs in syntax and backtracks: ``(a+)+$`` from a client would stop the daemon."""
+    import re2  # takes longer to import than a list takes to filter, and few filters have patterns
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled = re2.compile(pattern, options)
+    except re2.error as err:
+        raise errors.InvalidArgument(f"error parsing regexp: {err.args[0].decode()}") from err
+    return lambda text: compiled.search(text) is not None
 
 
 def field(value: str) -> str | None:
@@ -115,7 +128,7 @@ class _Parser:
         if operator == "!=":
             return lambda adaptor: adaptor(path) != value
         try:
-            search = patterns.compile(value).search
+            search = _pattern(value)
         except errors.InvalidArgument as err:
             raise self.error(position, err.message) from err
         return lambda adaptor: search(adaptor(path) or "")

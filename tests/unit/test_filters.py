@@ -155,3 +155,34 @@ def test_a_bad_filter_among_good_ones_is_refused() -> None:
 def test_an_empty_field_may_count_as_absent() -> None:
     assert filters.field("") is None
     assert filters.field("x") == "x"
+
+
+def finds(pattern: str, text: str) -> bool:
+    quoted = pattern.replace("\\", "\\\\").replace('"', '\\"')
+    return filters.compile([f'name~="{quoted}"'])(lambda path: text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "expected"),
+    [
+        (r"\Aabc\z", "abc", True),
+        ("c$", "abc\n", False),
+        ("(?i)BUSYBOX", "docker.io/library/busybox", True),
+        (r"\pL{4}", "café", True),
+        (r"^\d$", "٣", False),
+        ("(?U)a+", "aa", True),
+    ],
+)
+def test_a_pattern_is_one_of_re2(pattern: str, text: str, expected: bool) -> None:
+    assert finds(pattern, text) is expected
+
+
+@pytest.mark.parametrize("pattern", ["(", "a**", r"(a)\1", "(?=a)", "(?!a)", "a{1001}", "[b-a]", "(" * 5000])
+def test_a_pattern_that_re2_does_not_know_is_refused(pattern: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match="error parsing regexp"):
+        finds(pattern, "a")
+
+
+@pytest.mark.timeout(20)
+def test_a_search_that_would_backtrack_for_ever_ends() -> None:
+    assert not finds(r"^(\w+)+$", "a" * 4000 + "!")
