@@ -217,7 +217,7 @@ class Database:
             try:
                 done = self._commit(batch)
             except sqlite3.Error as err:
-                _fail(batch, errors.Unavailable(f"metadata database {self.path}: {err}"))
+                _fail(batch, self._unavailable(err))
                 with suppress(sqlite3.Error):
                     self._connection.rollback()
                 continue
@@ -267,12 +267,15 @@ class Database:
                 tx = Transaction(cursor, self._next)
                 job.result = job.change(tx)
         except BaseException as err:  # noqa: BLE001 - it is the caller's
-            job.error = err
+            job.error = self._unavailable(err) if isinstance(err, sqlite3.OperationalError) else err
             cursor.execute("ROLLBACK TO job")
             cursor.execute("RELEASE job")
             return None
         cursor.execute("RELEASE job")
         return tx
+
+    def _unavailable(self, err: sqlite3.Error) -> errors.Unavailable:
+        return errors.Unavailable(f"metadata database {self.path}: {err}")
 
     def _checkpoint(self) -> None:
         """Copies the log into the database beside the writer, which is never waited for."""

@@ -188,3 +188,26 @@ def test_the_log_is_copied_while_writing(database: Database, path: Path) -> None
     while path.stat().st_size < 500_000 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert path.stat().st_size >= 500_000
+
+
+def test_a_full_disk_is_unavailable_and_leaves_what_was_there(database: Database) -> None:
+    database.write(put("a"))
+    (pages,) = database._connection.execute("PRAGMA page_count").fetchone()
+    database._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(errors.Unavailable, match="full"):
+        database.write(put("b", "x" * 1_000_000))
+    database._connection.execute("PRAGMA max_page_count = 1000000")
+    database.write(put("c"))
+    assert names(database) == ["a", "c"]
+
+
+def test_an_exchange_that_raises_does_not_stop_the_writer(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def publish(_: Sequence[events.Envelope]) -> None:
+        raise ValueError("a defect")
+
+    database = Database(path, publish)
+    database.write(lambda tx: (put("a")(tx), tx.emit("ns", "/a/b", "type", b"")))
+    database.write(put("b"))
+    assert names(database) == ["a", "b"]
+    database.close()
+    assert "not published" in caplog.text
