@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -293,3 +294,72 @@ def test_a_database_that_is_none_is_told_by_name(directory: Path) -> None:
     assert said.returncode == 1
     [line] = said.stderr.splitlines()
     assert line.startswith(f"Error: metadata database {directory}/r/metadata.db cannot be opened: ")
+
+
+# --- a plugin that hangs
+
+HANGING = """
+import pathlib, time
+from plugin_sdk import plugin
+
+@plugin.hookimpl
+def register_snapshotters():
+    def create(context):
+        from plugins_builtin.snapshots.native import Snapshotter
+
+        class Slow(Snapshotter):
+            def prepare(self, key, parent="", labels=None):
+                while not pathlib.Path({gate!r}).exists():
+                    time.sleep(0.01)
+                return super().prepare(key, parent, labels)
+
+        return Slow(context.root, context.workers)
+    return [plugin.Registration(plugin.SNAPSHOTTER, "slow", create)]
+"""
+
+
+def test_a_plugin_that_hangs_delays_only_those_who_name_it(
+    start: Start, install: Callable[[str], str], directory: Path
+) -> None:
+    gate = directory / "gate"
+    daemon = start(PYTHONPATH=install(HANGING.format(gate=str(gate))))
+    with corten.connect(daemon.address) as connection, ThreadPoolExecutor(40) as threads:
+        view = connection.view("default")
+
+        def prepare(number: int) -> str:
+            try:
+                view.snapshotter("slow").prepare(f"key-{number}")
+            except errors.ResourceExhausted as err:
+                return err.message
+            return "made"
+
+        waiting = [threads.submit(prepare, number) for number in range(40)]
+        while sum(each.done() for each in waiting) < 8:
+            time.sleep(0.01)
+        view.snapshotter("native").prepare("other")
+        assert view.containers.list() == []
+        assert list(view.snapshotter("slow").walk()) == []
+        assert "degraded" in plugin(daemon, "slow").error
+        gate.touch()
+        ends = [each.result(30) for each in waiting]
+        assert ends.count("made") == 32
+        refused = {end for end in ends if end != "made"}
+        assert refused == {f'"{SNAPSHOTTER}.slow" is busy: 16 calls run and 16 wait, try later'}
+        assert len(list(view.snapshotter("slow").walk())) == 32
+    assert plugin(daemon, "slow").error == ""
+
+
+def test_a_plugin_that_hangs_does_not_keep_the_daemon_from_ending(
+    start: Start, install: Callable[[str], str], directory: Path
+) -> None:
+    daemon = start(PYTHONPATH=install(HANGING.format(gate=str(directory / "gate"))))
+    with corten.connect(daemon.address) as connection, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(connection.view("default").snapshotter("slow").prepare, "key")
+        while b"default" not in daemon.ctr("namespaces", "ls").stdout:
+            time.sleep(0.01)
+        assert daemon.terminate(timeout=10) == 0
+        with pytest.raises(errors.Unavailable):
+            waiting.result(10)
+    assert "Traceback" not in daemon.log.read_text()
+    daemon.start()
+    assert daemon.ctr("snapshots", "--snapshotter", "slow", "ls", check=True).stdout.count(b"\n") == 1
