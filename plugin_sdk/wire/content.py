@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from google.protobuf.empty_pb2 import Empty
 
-from plugin_sdk import content, errors, plugin
+from plugin_sdk import content, errors, identifiers, plugin
 from plugin_sdk.api.services.content.v1 import content_pb2
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import messages, rpc
@@ -54,10 +54,12 @@ class Servicer:
         )
 
     async def _info(self, request: content_pb2.InfoRequest, call: rpc.Call) -> content_pb2.InfoResponse:
+        identifiers.validate_digest(request.digest)
         info = await call.run(self._resolve(call).info, request.digest)
         return content_pb2.InfoResponse(info=_info_message(info))
 
     async def _update(self, request: content_pb2.UpdateRequest, call: rpc.Call) -> content_pb2.UpdateResponse:
+        identifiers.validate_digest(request.info.digest)
         paths = list(request.update_mask.paths)
         info = await call.run(self._resolve(call).update, _info(request.info), paths)
         return content_pb2.UpdateResponse(info=_info_message(info))
@@ -71,10 +73,12 @@ class Servicer:
             yield content_pb2.ListContentResponse(info=map(_info_message, infos[start : start + BATCH]))
 
     async def _delete(self, request: content_pb2.DeleteContentRequest, call: rpc.Call) -> Empty:
+        identifiers.validate_digest(request.digest)
         await call.run(self._resolve(call).delete, request.digest)
         return Empty()
 
     async def _read(self, request: content_pb2.ReadContentRequest, call: rpc.Call) -> AsyncIterator[bytes]:
+        identifiers.validate_digest(request.digest)
         reading = _Reading(self._resolve(call))
         try:
             chunk = await call.run(reading.begin, request, lane=self._lane)
