@@ -201,11 +201,19 @@ class DiffSuite:
     def test_a_hard_link_to_a_file_of_a_lower_layer_shares_it(self, apply: Apply, stack: Stack) -> None:
         original = member("d/a", b"data", owner=(7, 8), mode=0o4755)
         apply(stack, directory("d"), original, symlink("d/l", "target"))
-        apply(stack, hard_link("e/b", "d/a"), hard_link("m", "/d/l"))
+        apply(stack, hard_link("e/b", "d/a", owner=(7, 8), mode=0o4755), hard_link("m", "/d/l"))
         tree = stack.tree()
         assert tree["e/b"] == tree["d/a"]
         assert tree["m"] == tree["d/l"]
         assert tree["d/a"][:3] == ("-rwsr-xr-x", (7, 8), hashlib.sha256(b"data").hexdigest())
+
+    def test_the_header_of_a_hard_link_is_for_its_file_too(self, apply: Apply, stack: Stack) -> None:
+        apply(stack, member("a", b"data", owner=(1, 1), xattrs={"trusted.a": b"1"}))
+        last = hard_link("b", "a", owner=(2, 3), mode=0o6711, time=77, xattrs={"trusted.a": b"2"})
+        apply(stack, last)
+        digest = hashlib.sha256(b"data").hexdigest()
+        expected = ("-rws--s--x", (2, 3), digest, "a", (("trusted.a", b"2"),), 77)
+        assert stack.tree()["a"] == stack.tree()["b"] == expected
 
     def test_a_hard_link_to_a_symbolic_link_is_not_followed(self, apply: Apply, stack: Stack) -> None:
         apply(stack, symlink("l", "/etc/passwd"), hard_link("m", "l"))
@@ -505,6 +513,12 @@ class DiffSuite:
         with pytest.raises(errors.InvalidArgument, match='"b"'):
             apply(stack, member(".wh.a"), hard_link("b", "a"))
 
+    def test_a_whiteout_as_overlayfs_writes_it_is_one(self, apply: Apply, stack: Stack) -> None:
+        apply(stack, member("a"), directory("d"), member("d/b"))
+        whiteout = member("a", kind=tarfile.CHRTYPE, device=(0, 0))
+        apply(stack, whiteout, member("d", kind=tarfile.CHRTYPE, device=(0, 0)))
+        assert set(stack.tree()) == {"."}
+
     def test_notes_of_aufs_are_left_out(self, apply: Apply, stack: Stack) -> None:
         apply(stack, member(".wh..wh.aufs"), directory(".wh..wh.plnk", 0o700), member("a"))
         assert set(stack.tree()) == {".", "a"}
@@ -570,10 +584,6 @@ class DiffSuite:
     def test_whiteouts_of_no_name_are_refused(self, apply: Apply, stack: Stack, name: str) -> None:
         with pytest.raises(errors.InvalidArgument, match="whiteout"):
             apply(stack, directory("d"), member(name))
-
-    def test_an_overlay_whiteout_as_a_device_is_refused(self, apply: Apply, stack: Stack) -> None:
-        with pytest.raises(errors.InvalidArgument, match='"dev"'):
-            apply(stack, member("dev", kind=tarfile.CHRTYPE, device=(0, 0)))
 
     @pytest.mark.parametrize("entry", [member("f/x"), directory("f/x"), symlink("f/x/y", "z")])
     def test_a_file_on_the_way_is_refused(self, apply: Apply, stack: Stack, entry: layers.Member) -> None:

@@ -56,8 +56,8 @@ def symlink(name: str, target: str) -> Member:
     return member(name, kind=tarfile.SYMTYPE, mode=0o777, link=target)
 
 
-def hard_link(name: str, target: str) -> Member:
-    return member(name, kind=tarfile.LNKTYPE, link=target)
+def hard_link(name: str, target: str, **more: object) -> Member:
+    return member(name, kind=tarfile.LNKTYPE, link=target, **more)  # type: ignore[arg-type]
 
 
 def tar(*members: Member, format: int = tarfile.PAX_FORMAT, pax: Mapping[str, str] | None = None) -> bytes:

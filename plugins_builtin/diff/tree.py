@@ -123,6 +123,9 @@ class Tree:
             self._symlink(directory, base, entry)
         elif kind == archive.HARD_LINK:
             self._link(directory, base, entry)
+        elif kind == archive.CHARACTER and not entry.major and not entry.minor:
+            self._hide(directory, base)  # as overlayfs itself writes whiteouts
+            return
         else:
             self._node(directory, base, entry)
         directory.made.add(base)
@@ -477,6 +480,9 @@ class Tree:
         if entry.xattrs:
             os.fchdir(directory.fd)
             self._set_xattrs(base, entry)
+        self._set_times(directory, base, entry)
+
+    def _set_times(self, directory: Directory, base: bytes, entry: Entry) -> None:
         os.utime(base, ns=(_bound(entry.atime), _bound(entry.mtime)), dir_fd=directory.fd, follow_symlinks=False)
 
     def _link(self, directory: Directory, base: bytes, entry: Entry) -> None:
@@ -500,6 +506,21 @@ class Tree:
                 raise errors.InvalidArgument(f"hard link {show(entry.name)} would replace its own target") from None
             self._clear(directory, base)
             os.link(name, base, src_dir_fd=origin.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+        self._dress_again(directory, base, entry, status)
+
+    def _dress_again(self, directory: Directory, base: bytes, entry: Entry, status: os.stat_result) -> None:
+        """The header of a hard link describes its file once more, mostly in the same words. The last word counts."""
+        if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            os.chown(base, entry.uid, entry.gid, dir_fd=directory.fd, follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            now = os.stat(base, dir_fd=directory.fd, follow_symlinks=False)
+            if stat.S_IMODE(now.st_mode) != entry.mode:
+                os.chmod(base, entry.mode, dir_fd=directory.fd)
+        if entry.xattrs:
+            os.fchdir(directory.fd)
+            self._set_xattrs(base, entry)
+        if status.st_mtime_ns != entry.mtime:
+            self._set_times(directory, base, entry)
 
     def _copy_file(self, directory: Directory, name: bytes, status: os.stat_result) -> None:
         """From the lower tree, as overlayfs does before a link can be made."""
@@ -593,8 +614,6 @@ def _write_sparse(fd: int, entry: Entry, source: Source) -> None:
 
 
 def _device(entry: Entry) -> int:
-    if entry.type == archive.CHARACTER and not entry.major and not entry.minor:
-        raise errors.InvalidArgument(f"character device {show(entry.name)} is 0:0, a whiteout of overlayfs")
     if not 0 <= entry.major < 1 << 12 or not 0 <= entry.minor < 1 << 20:
         raise errors.InvalidArgument(f"device {show(entry.name)} has an impossible number")
     return os.makedev(entry.major, entry.minor)
