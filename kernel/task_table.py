@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import queue
 import shutil
 import threading
 import time
@@ -34,6 +35,8 @@ KILLED = 137
 """The status of a process of whose end nobody was told."""
 
 _KILL_TIMEOUT = 10.0  # seconds
+_PATIENCE = 1.0  # seconds; a daemon should serve within two
+_LOADERS = 8
 
 log = logging.getLogger("tasks")
 
@@ -196,17 +199,34 @@ class Table:
 
     # -- after a restart
 
-    def recover(self) -> None:
-        """Finds the tasks again. One that cannot be loaded is logged and answers Unavailable until the next start."""
+    def recover(self, patience: float = _PATIENCE) -> None:
+        """Finds the tasks again. One whose shim does not answer within ``patience`` seconds is left to threads of its
+        own; until then, and if it cannot be loaded at all, it answers Unavailable."""
         with self._database.read() as cursor:
             known = [(row, records.exits(cursor, row.incarnation)) for row in records.rows(cursor)]
+        unloaded: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         for row, exits in known:
             entry = self._add(row)
+            entry.error = errors.Unavailable("it is being loaded")
             for exec_id, (pid, status, exited_at) in exits.items():
                 entry.outcome(exec_id).set(Exit(row.namespace, row.id, exec_id, pid, status, exited_at))
-            self._reload(entry)
+            unloaded.put(entry)
+        self._reload_all(unloaded, patience)
         for bundle in self._unknown_bundles():
             self._take_in(bundle)
+
+    def _reload_all(self, unloaded: queue.SimpleQueue[Entry], patience: float) -> None:
+        def work() -> None:
+            with suppress(queue.Empty):
+                while True:
+                    self._reload(unloaded.get_nowait())
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_LOADERS, unloaded.qsize()))]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + patience
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _reload(self, entry: Entry) -> None:
         row = entry.row
@@ -221,7 +241,7 @@ class Table:
                     return
                 if row.state == records.CREATED and task.state().status != runtime.Status.CREATED:
                     self.write(records.started, row, task.pid)
-                entry.task = task
+                entry.task, entry.error = task, None
         except errors.Error as err:
             log.error("task %s in namespace %s cannot be loaded: %s", row.id, row.namespace, err.message)
             entry.error = err

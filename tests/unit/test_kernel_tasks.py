@@ -605,6 +605,30 @@ def test_a_task_that_cannot_be_loaded_is_unavailable_until_it_can(kernel: Kernel
     assert kernel.tasks.get("web").status == Status.RUNNING
 
 
+def test_a_shim_that_does_not_answer_delays_only_its_own_task(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("web", "slow"):
+        kernel.run(name)
+    answers, load = threading.Event(), kernel.runtime.load
+
+    def slow(bundle: Path, *callbacks: Any) -> runtime.Task | None:
+        if bundle.name == "slow":
+            assert answers.wait(10)
+        return load(bundle, *callbacks)
+
+    monkeypatch.setattr(kernel.runtime, "load", slow)
+    kernel.close()
+    kernel._open()
+    kernel.manager.recover(patience=0.1)
+    assert kernel.tasks.get("web").status == Status.RUNNING
+    with pytest.raises(errors.Unavailable, match="being loaded"):
+        kernel.tasks.get("slow")
+    answers.set()
+    deadline = time.monotonic() + 10
+    while len(kernel.tasks.list()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert kernel.tasks.get("slow").status == Status.RUNNING
+
+
 def test_a_bundle_without_row_is_kept_for_its_container(kernel: Kernel) -> None:
     kernel.run()
     kernel.database.write(lambda tx: tx.execute("DELETE FROM tasks"))
