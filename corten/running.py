@@ -105,7 +105,7 @@ def _seen(rootfs: Sequence[mounts.Mount], user: str) -> Iterator[Path | None]:
 
 def _spec(namespace: str, options: Options, config: oci.ImageConfig, tree: Path | None) -> specs.Spec:
     spec = specs.spec_from_image_config(
-        specs.default_spec(namespace, options.id),
+        specs.default_spec(namespace, options.id, hostname=options.id[:64]),
         config,
         args=options.args,
         env=options.env,
