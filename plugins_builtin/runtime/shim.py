@@ -344,8 +344,7 @@ class Shim:
                     if error is None:
                         io.attach(master)
                 if error is None:
-                    with open(path) as file:
-                        process.pid = int(file.read())
+                    process.pid = self._read_pid(path)
             except OSError as err:
                 error = f"engine made no process: {err}"
             done(error)
@@ -361,6 +360,10 @@ class Shim:
         else:
             names = {"CONTAINER_ID": self._id, "CONTAINER_NAMESPACE": str(self._params["namespace"])}
             io.logger.start(self._loop, names, go)
+
+    def _read_pid(self, path: str) -> int:
+        with open(path, "rb") as file:
+            return int(file.read())
 
     def _ended(self, process: Process, status: int, when: int) -> None:
         process.status = STOPPED
