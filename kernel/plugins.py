@@ -294,9 +294,10 @@ class Registry:
         self._shown.append(info)
 
     def infos(self) -> list[daemon.PluginInfo]:
-        """All plugins, those included that failed."""
+        """All plugins by kind and id, those included that failed."""
         failed = [daemon.PluginInfo(plugin.ENTRY_POINTS, f.source, error=f.error) for f in self._failures]
-        return [self._info(slot) for slot in self._slots.values()] + self._shown + failed
+        found = [*(self._info(slot) for slot in self._slots.values()), *self._shown, *failed]
+        return sorted(found, key=lambda info: (info.kind, info.id))
 
     def _info(self, slot: _Slot) -> daemon.PluginInfo:
         registration = slot.registration
