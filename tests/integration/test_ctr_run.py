@@ -96,7 +96,7 @@ def test_a_read_only_root_refuses_writes(both: Both) -> None:
         (("--allow-new-privs",), "grep NoNewPrivs /proc/self/status", "0"),
         ((), "cat /proc/mounts | cut -d' ' -f2-3", "/proc proc\n"),
         ((), "grep -E 'Cap|NoNew|Seccomp' /proc/self/status; ulimit -n; umask; id; ls /dev", "CapEff"),
-        ((), "cut -d: -f2- /proc/self/cgroup | sort; cat /proc/1/oom_score_adj", "/default/@options"),
+        ((), "cut -d: -f2- /proc/self/cgroup | sort", "/default/@options"),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value)[:30],
 )
@@ -122,6 +122,10 @@ def test_limits_reach_the_cgroup(both: Both, options: tuple[str, ...], places: t
 
     both.ctr("run", "-d", *options, BUSYBOX, "@limited", "/bin/sleep", "600")
     assert both.same(limit).startswith(expected)
+
+
+def test_a_container_is_a_little_more_likely_to_be_killed_than_its_daemon(both: Both) -> None:
+    both.ctr("run", "--rm", BUSYBOX, "@oom", "/bin/cat", "/proc/self/oom_score_adj")
 
 
 def test_an_unprivileged_user_may_reopen_its_output(both: Both) -> None:
@@ -164,6 +168,8 @@ def test_what_cannot_run_is_refused_alike(both: Both, line: tuple[str, ...]) -> 
 REFUSALS = [
     (r": (unknown|invalid argument)$", ": CODE"),
     ("failed to create shim task: ", ""),
+    # The engine has the client's FIFO as its own standard error, and says there too what is wrong.
+    (r"(?m)^(runc create failed|cgroups in hybrid mode).*\n", ""),
     ("create container failed validation: container.ID: ", ""),
 ]
 
