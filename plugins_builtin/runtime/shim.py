@@ -47,6 +47,7 @@ def main(params: Params, fds: Sequence[int]) -> int:
     _prctl(_PR_SET_NAME, b"corten-shim")
     os.setsid()
     os.chdir("/")
+    _come_before_the_daemon()
     sys.path.clear()
     for fd in fds:
         os.set_inheritable(fd, False)
@@ -59,6 +60,14 @@ def main(params: Params, fds: Sequence[int]) -> int:
         os.dup2(os.open(f"{params['bundle']}/shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
         raise
     return 0
+
+
+def _come_before_the_daemon() -> None:
+    """When memory is short, a container goes before the daemon, whose score of proc(5) its shim has inherited."""
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+    score = min(1000, int(os.read(fd, 16)) + 1)
+    os.pwrite(fd, b"%d" % score, 0)
+    os.close(fd)
 
 
 class Process:
