@@ -37,7 +37,12 @@ _SHIMS, _WORKERS = spawner_child.GROUPS
 _START_TIMEOUT = 10.0  # seconds
 _IDLE = 10.0  # seconds after which the process for workers ends
 _LARGE = 32 << 10  # bytes of JSON that go into a memfd instead of the datagram
-_GROUP_OF = {spawner_child.module_of(path): group for group, paths in spawner_child.GROUPS.items() for path in paths}
+_GROUP_OF = {
+    spawner_child.module_of(path): group
+    for group, stages in spawner_child.GROUPS.items()
+    for paths in stages
+    for path in paths
+}
 
 
 class Worker:

@@ -33,41 +33,49 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 # What the processes may load of ours; tests hold that these files need nothing else of ours and no third party's module
-# at import. In the order of loading: first what a shim at rest uses.
-GROUPS = {
+# at import. In the order of loading; what stands together shares pages with its like only.
+GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "shims": (
-        "kernel/__init__.py",
-        "plugin_sdk/__init__.py",
-        "plugin_sdk/lines.py",
-        "plugin_sdk/errors.py",
-        "kernel/spawner_child.py",
-        "plugins_builtin/__init__.py",
-        "plugins_builtin/runtime/__init__.py",
-        "plugins_builtin/runtime/loop.py",
-        "plugins_builtin/runtime/stdio.py",
-        "plugins_builtin/runtime/engine.py",
-        "plugins_builtin/runtime/clients.py",
-        "plugins_builtin/runtime/shim.py",
-        "plugin_sdk/mounts.py",
-        "plugins_builtin/runtime/rootfs.py",
-        "plugins_builtin/runtime/rehearsal.py",
+        (
+            "kernel/__init__.py",
+            "plugin_sdk/__init__.py",
+            "plugin_sdk/lines.py",
+            "plugin_sdk/errors.py",
+            "kernel/spawner_child.py",
+            "plugins_builtin/__init__.py",
+            "plugins_builtin/runtime/__init__.py",
+        ),
+        (
+            "plugins_builtin/runtime/loop.py",
+            "plugins_builtin/runtime/stdio.py",
+            "plugins_builtin/runtime/engine.py",
+            "plugins_builtin/runtime/clients.py",
+            "plugins_builtin/runtime/shim.py",
+        ),
+        (
+            "plugin_sdk/mounts.py",
+            "plugins_builtin/runtime/rootfs.py",
+            "plugins_builtin/runtime/rehearsal.py",
+        ),
     ),
     "workers": (
-        "plugin_sdk/trees.py",
-        "plugins_builtin/diff/__init__.py",
-        "plugins_builtin/diff/archive.py",
-        "plugins_builtin/diff/streams.py",
-        "plugins_builtin/diff/confine.py",
-        "plugins_builtin/diff/tree.py",
-        "plugins_builtin/diff/unpack.py",
-        "plugins_builtin/diff/changes.py",
-        "plugins_builtin/diff/headers.py",
-        "plugins_builtin/diff/pack.py",
-        "plugins_builtin/snapshots/__init__.py",
-        "plugins_builtin/snapshots/copy.py",
+        (
+            "plugin_sdk/trees.py",
+            "plugins_builtin/diff/__init__.py",
+            "plugins_builtin/diff/archive.py",
+            "plugins_builtin/diff/streams.py",
+            "plugins_builtin/diff/confine.py",
+            "plugins_builtin/diff/tree.py",
+            "plugins_builtin/diff/unpack.py",
+            "plugins_builtin/diff/changes.py",
+            "plugins_builtin/diff/headers.py",
+            "plugins_builtin/diff/pack.py",
+            "plugins_builtin/snapshots/__init__.py",
+            "plugins_builtin/snapshots/copy.py",
+        ),
     ),
 }
-LOADABLE = tuple(path for paths in GROUPS.values() for path in paths)
+LOADABLE = tuple(path for stages in GROUPS.values() for paths in stages for path in paths)
 
 MAX_DATAGRAM = 1 << 16
 MAX_FDS = 200
@@ -83,18 +91,19 @@ def module_of(path: str) -> str:
 
 
 def main(root: str, fd: int, group: str) -> None:
-    modules = [module_of(path) for path in GROUPS[group] if os.path.exists(os.path.join(root, path))]
-    for name in modules:
-        __import__(name)
+    fillers: list[bytes] = []
+    for paths in GROUPS[group]:
+        _fill_holes(fillers)
+        for path in paths:
+            if os.path.exists(os.path.join(root, path)):
+                __import__(module_of(path))
     _rehearse_request()
-    for name in modules:
-        getattr(sys.modules[name], "prepare", int)()
+    for path in LOADABLE:
+        getattr(sys.modules.get(module_of(path)), "prepare", int)()
     close_all_but([fd])
-    gc.collect()
-    fillers = _fill_holes()
+    _fill_holes(fillers)
     gc.freeze()
     _serve(fd, select.epoll(), {})
-    del fillers
 
 
 def _rehearse_request() -> None:
@@ -104,19 +113,18 @@ def _rehearse_request() -> None:
     _request(theirs.detach(), ours.detach())
 
 
-def _fill_holes() -> list[object]:
-    """What a child allocates then comes from new pages, not from holes in those that it would share.
+def _fill_holes(fillers: list[bytes]) -> None:
+    """What is allocated next comes from new pages, not from holes in pages with other things.
 
     Of each size of the interpreter's small objects (Objects/obmalloc.c) as many as fill what is free: until one begins
     a pool of 16 KiB, behind its head.
     """
-    fillers: list[object] = []
+    gc.collect()
     for size in range(48, 513, 16):
         for _ in range(_MOST_HOLES):
             fillers.append(bytes(size - sys.getsizeof(b"")))
             if id(fillers[-1]) % _POOL == _POOL_HEAD:
                 break
-    return fillers
 
 
 def _serve(channel: int, poll: select.epoll, children: dict[int, int]) -> None:

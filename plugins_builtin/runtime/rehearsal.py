@@ -18,12 +18,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from plugins_builtin.runtime.clients import Message
 
+_ROUNDS = 9  # Python specialises a function at its eighth call
 _ENGINE = "/bin/true"  # stands in for the engine: succeeds and does nothing
 
 
 def prepare() -> None:
     """Called by the spawner after loading. Leaves descriptors open."""
-    if os.access(_ENGINE, os.X_OK):
+    for _ in range(_ROUNDS if os.access(_ENGINE, os.X_OK) else 0):
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         listener.bind("")
         listener.listen(1)
