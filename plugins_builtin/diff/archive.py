@@ -26,6 +26,9 @@ _XATTR_BASE64 = b"LIBARCHIVE.xattr."
 _ZEROES = bytes(BLOCK)
 _SPACES = 8 * 0x20
 _MAX_NUMBER = (1 << 63) - 1
+_MAX_ID = (1 << 32) - 2
+
+_NAMES = (b"path", b"linkpath", b"GNU.sparse.name")
 
 Pax = dict[bytes, bytes]
 Segments = list[tuple[int, int]]
@@ -125,6 +128,8 @@ class Reader:
             entry.type = DIRECTORY
         if entry.size < 0 or entry.real_size < 0:
             raise errors.InvalidArgument(f"tar entry {show(entry.name)} has a negative size")
+        if not 0 <= entry.uid <= _MAX_ID or not 0 <= entry.gid <= _MAX_ID:
+            raise errors.InvalidArgument(f"tar entry {show(entry.name)} has an impossible owner")
         return entry
 
     def _padded(self, size: int) -> bytes:
@@ -202,6 +207,23 @@ def show(name: bytes) -> str:
     return '"' + (text if len(text) <= 300 else text[:300] + "…") + '"'
 
 
+def clean(name: bytes) -> bytes:
+    """Relative to the root, without empty parts, ``.`` and ``..``. Raises InvalidArgument for one that climbs above."""
+    if len(name) > 4096:
+        raise errors.InvalidArgument(f"the name {show(name)} is too long")
+    if b"/." not in name and b"//" not in name and name[:1] not in (b".", b"/"):
+        return name.removesuffix(b"/")
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if not parts:
+                raise errors.InvalidArgument(f"the name {show(name)} leads out of the root")
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
+
+
 @lru_cache(maxsize=8192)
 def number(field: bytes) -> int:
     """Octal digits, or GNU's base-256 when the first bit is set."""
@@ -255,10 +277,12 @@ def _extend(entry: Entry, pax: Pax) -> None:
     xattrs: dict[bytes, bytes] = {}
     accessed = None
     for key, value in pax.items():
+        if b"\0" in key or (b"\0" in value and key in _NAMES):
+            raise errors.InvalidArgument(f"a zero byte in {show(key)} of a tar's extended header")
         if key.startswith(XATTR):
             xattrs[key[len(XATTR) :]] = value
         elif key.startswith(_XATTR_BASE64):
-            xattrs.setdefault(unquote_to_bytes(key[len(_XATTR_BASE64) :]), _base64(value))
+            xattrs.setdefault(unquote_to_bytes(key[len(_XATTR_BASE64) :]).replace(b"\0", b""), _base64(value))
         elif not value:
             continue
         elif key == b"path":

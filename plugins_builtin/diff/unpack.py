@@ -33,6 +33,9 @@ _ERRORS: Mapping[int, type[errors.Error]] = {
     errno.EFBIG: errors.ResourceExhausted,
     errno.EROFS: errors.FailedPrecondition,
     errno.ENAMETOOLONG: errors.InvalidArgument,
+    errno.EINVAL: errors.InvalidArgument,
+    errno.E2BIG: errors.InvalidArgument,
+    errno.ERANGE: errors.InvalidArgument,
     errno.ELOOP: errors.InvalidArgument,
     errno.EPERM: errors.PermissionDenied,
     errno.EACCES: errors.PermissionDenied,
@@ -54,6 +57,8 @@ def report(result: int, work: Callable[[], Mapping[str, object]]) -> int:
         answer, status = {"error": "ResourceExhausted", "message": "the layer needs more memory than allowed"}, 1
     except OSError as err:
         answer, status = {"error": kind_of(err).__name__, "message": f"{err.strerror}: {err.filename!r}"}, 1
+    except Exception as err:  # noqa: BLE001 - the edge of the process
+        answer, status = {"error": "Internal", "message": f"{type(err).__name__}: {err}"}, 1
     os.write(result, json.dumps(answer).encode() + b"\n")
     return status
 
