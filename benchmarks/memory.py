@@ -17,7 +17,7 @@ from benchmarks import daemons, tables
 from scripts import images
 
 CONTAINERS = 10
-REST = 3.0  # seconds
+REST = 8.0  # seconds: by then helpers that are not needed any more have ended on both sides
 
 
 def private(pid: int) -> int:

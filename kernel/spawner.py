@@ -35,7 +35,7 @@ BOOT = (
 
 _SHIMS, _WORKERS = spawner_child.GROUPS
 _START_TIMEOUT = 10.0  # seconds
-_IDLE = 10.0  # seconds after which the process for workers ends
+_IDLE = 3.0  # seconds after which the process for workers ends
 _LARGE = 32 << 10  # bytes of JSON that go into a memfd instead of the datagram
 _GROUP_OF = {
     spawner_child.module_of(path): group
