@@ -144,12 +144,7 @@ class Database:
         self._seq = _raise_seq(self._connection)
         self._commits = 0
         self._checkpoint_due = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._write_queued, name="metadata-writer", daemon=True),
-            threading.Thread(target=self._checkpoint, name="metadata-checkpoint", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Cursor]:
@@ -178,6 +173,8 @@ class Database:
         with self._lock:
             if self._closed:
                 raise errors.Unavailable("the metadata database is closed")
+            if not self._threads:
+                self._start()
             self._queue.put(job)
         job.done.acquire()
         if job.error is not None:
@@ -191,12 +188,20 @@ class Database:
                 return
             self._closed = True
             self._queue.put(None)
-        self._threads[0].join()
         self._checkpoint_due.set()
-        self._threads[1].join()
+        for thread in self._threads:
+            thread.join()
         for reader in list(self._readers):
             reader.close()
         self._connection.close()
+
+    def _start(self) -> None:
+        self._threads = [
+            threading.Thread(target=self._write_queued, name="metadata-writer", daemon=True),
+            threading.Thread(target=self._checkpoint, name="metadata-checkpoint", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _reader(self) -> _Reader:
         reader: _Reader | None = getattr(self._own, "reader", None)

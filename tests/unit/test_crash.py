@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.metadata.database import Database, Transaction
+from kernel.metadata.database import Database, Transaction, _Job
 from kernel.metadata.store import Metadata, View
 from plugin_sdk import errors, plugin
 from plugin_sdk.scope import Scope
@@ -40,10 +40,14 @@ class SteppedDatabase(Database):
     steps: Steps
 
     def write(self, change: Callable[[Transaction], object]) -> object:
+        """As the real one, in the caller's thread: there is nobody to share a commit with, and it is faster."""
         self.steps("before write")
-        result = super().write(change)
+        job = _Job(change)
+        self._commit([job])
+        if job.error is not None:
+            raise job.error
         self.steps("after write")
-        return result
+        return job.result
 
 
 @dataclass
@@ -270,6 +274,8 @@ class Schedule:
 
 def schedules() -> Iterator[tuple[str, bool, int]]:
     for mode, plugin_dies in itertools.product(scripted.MODES, (False, True)):
+        if plugin_dies and mode in ("refused", "unclear", "unclear but done"):
+            continue  # what was answered does not come later
         for delay in (1, 4, NEVER) if mode in ("late", "killed") and not plugin_dies else (NEVER,):
             yield mode, plugin_dies, delay
 
@@ -281,10 +287,9 @@ def test_a_kill_at_any_step_leaves_nothing_dangling_orphaned_or_lost(operation: 
             taken, settling = play(world, operation, Schedule(mode, kill, None, plugin_dies, delay))
             if kill > taken:
                 break
-            # a second kill while settling, at a few of its steps
-            for again in sorted({1, (settling + 1) // 2, settling}):
-                if again:
-                    play(world, operation, Schedule(mode, kill, again, plugin_dies, delay))
+            # a second kill while settling, at another of its steps each time
+            if settling:
+                play(world, operation, Schedule(mode, kill, 1 + kill % settling, plugin_dies, delay))
 
 
 def play(world: World, operation: Operation, schedule: Schedule) -> tuple[int, int]:
