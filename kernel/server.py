@@ -10,8 +10,9 @@ from typing import Protocol
 from kernel.config import Config
 from plugin_sdk import errors
 from plugin_sdk.scope import Scope
-from plugin_sdk.wire import rpc, transport, ttrpc
+from plugin_sdk.wire import rpc, ttrpc
 from plugin_sdk.wire.edge import Lane
+from plugin_sdk.wire.http2 import server as http2
 
 
 class Lanes(Protocol):
@@ -27,7 +28,7 @@ class Server:
 
     def __init__(self, config: Config, lanes: Lanes, leases: Leases) -> None:
         self._config = config
-        self._grpc = transport.Server(
+        self._grpc = http2.Server(
             lanes.lane,
             leases.check_lease,
             max_receive=config.grpc.max_recv_message_size,

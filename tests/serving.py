@@ -13,6 +13,7 @@ import pytest
 
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import rpc, transport
+from plugin_sdk.wire.http2.server import Server
 
 Serve = Callable[..., transport.Channel]
 
@@ -33,8 +34,17 @@ def running(start: Callable[[], object], stop: Callable[[object], object]) -> It
         loop.close()
 
 
+SERVERS = {"grpc": transport.Server, "http2": Server}
+
+
+@pytest.fixture(params=SERVERS)
+def server_kind(request: pytest.FixtureRequest) -> type[transport.Server] | type[Server]:
+    """Both servers, which behave alike: that of plugins' programs, and the daemon's."""
+    return SERVERS[request.param]
+
+
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path, server_kind: type[transport.Server] | type[Server]) -> Iterator[Serve]:
     """Serves the servicers on a unix socket and answers a channel to it."""
     with contextlib.ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(8))
@@ -42,8 +52,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         def begin(*servicers: rpc.Servicer, check_lease: Callable[[Scope], None] | None = None) -> transport.Channel:
             address = f"unix://{tmp_path}/{len(list(tmp_path.iterdir()))}.sock"
 
-            async def start() -> transport.Server:
-                server = transport.Server(lambda name: threads, check_lease)
+            async def start() -> transport.Server | Server:
+                server = server_kind(lambda name: threads, check_lease)
                 for servicer in servicers:
                     server.mount(servicer)
                 server.listen(address)

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "corten": {"corten", "plugin_sdk"},
 }
 FOR_GRPC = {"plugin_sdk/wire/transport.py", "plugin_sdk/serve.py"}
+FOR_HPACK = {"plugin_sdk/wire/http2/headers.py"}
 FOR_IMPORTLIB = {"kernel/plugins.py"}
 FOR_RE2 = "plugin_sdk/filters.py"
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "lib", "base", "core", "tools"}
@@ -159,6 +160,11 @@ def test_what_the_spawner_loads_needs_the_standard_library_and_each_other():
 def test_grpc_is_imported_by_the_transport_only():
     users = {path for path in FILES if "grpc" in map(package_of, imports(path))}
     assert users <= FOR_GRPC
+
+
+def test_hpack_is_imported_by_the_edge_only():
+    users = {path for path in FILES if "hpack" in map(package_of, imports(path))}
+    assert users == FOR_HPACK
 
 
 def test_importlib_is_used_in_one_file():

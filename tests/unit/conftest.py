@@ -1,3 +1,3 @@
-from tests.serving import serve
+from tests.serving import serve, server_kind
 
-__all__ = ["serve"]
+__all__ = ["serve", "server_kind"]

@@ -257,9 +257,9 @@ def test_the_socket_is_for_owner_and_group(serve: Serve) -> None:
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
 
 
-def test_tcp_and_stop(tmp_path: Path) -> None:
+def test_tcp_and_stop(tmp_path: Path, server_kind: Any) -> None:
     async def main() -> None:
-        server = transport.Server(lambda name: pytest.fail("no work here"))
+        server = server_kind(lambda name: pytest.fail("no work here"))
         server.mount(Fake(Info=echo))
         port = server.listen("tcp://127.0.0.1:0")
         server.listen(f"{tmp_path}/x.sock")
