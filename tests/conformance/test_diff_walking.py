@@ -14,7 +14,7 @@ from kernel.spawner import Spawner
 from plugin_sdk import errors, mounts, oci
 from plugin_sdk.conformance import diff
 from plugin_sdk.conformance.content import digest_of, put
-from plugin_sdk.conformance.layers import Stack, member, tar
+from plugin_sdk.conformance.layers import Stack, hard_link, member, tar
 from plugin_sdk.oci import Descriptor
 from plugins_builtin.diff.plugin import Config
 from plugins_builtin.diff.walking import Differ
@@ -240,6 +240,28 @@ def test_reading_and_writing_without_codecs_of_others(folder, spawner, store, ov
     assert bare.apply(packed, Stack(Path(overlay.beside("copy")), "plain").push(), store)
     with pytest.raises(errors.Unimplemented, match="zstd"):
         bare.compare([], overlay.mounts(), store, media_type=oci.LAYER_ZSTD)
+
+
+@pytest.mark.root
+def test_any_number_of_directories_can_be_in_work(differ, store, overlay):
+    """More than a process may hold open: of those with whiteouts, with links, and in an opaque one."""
+    count = 4200
+
+    def apply(*members):
+        data = tar(*members)
+        differ.apply(Descriptor(oci.LAYER, put(store, data), len(data)), overlay.push(), store)
+
+    old = [member(f"{top}/{number}/old", time=None) for top in "abc" for number in range(count)]
+    apply(overlay, *old)
+    removed = [member(f"a/{number}/.wh.old", time=None) for number in range(count)]
+    linked = [hard_link(f"links/{number}", f"b/{number}/old", time=None) for number in range(count)]
+    made = [member(f"c/{number}/new", time=None) for number in range(count)]
+    apply(overlay, *removed, *linked, *made, member("c/.wh..wh..opq"))
+    tree = overlay.tree(times=False)
+    assert not {f"a/{number}/old" for number in range(count)} & tree.keys()
+    assert all(tree[f"links/{number}"] == tree[f"b/{number}/old"] for number in range(count))
+    assert [path for path in tree if path.startswith("c/") and path.endswith("/old")] == []
+    assert f"c/{count - 1}/new" in tree
 
 
 class WithoutSite:
