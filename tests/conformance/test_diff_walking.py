@@ -247,9 +247,9 @@ def test_any_number_of_directories_can_be_in_work(differ, store, overlay):
     """More than a process may hold open: of those with whiteouts, with links, and in an opaque one."""
     count = 4200
 
-    def apply(*members):
+    def apply(stack, *members):
         data = tar(*members)
-        differ.apply(Descriptor(oci.LAYER, put(store, data), len(data)), overlay.push(), store)
+        differ.apply(Descriptor(oci.LAYER, put(store, data), len(data)), stack.push(), store)
 
     old = [member(f"{top}/{number}/old", time=None) for top in "abc" for number in range(count)]
     apply(overlay, *old)
