@@ -224,7 +224,7 @@ class Shim:
         if init.status == STOPPED:
             raise errors.FailedPrecondition(f'task "{self._id}" has ended')
         if exec_id in self._processes:
-            raise errors.AlreadyExists(f'exec "{exec_id}": already exists')
+            raise errors.AlreadyExists(f'id {exec_id}: already exists')
         self._processes[exec_id] = Process(exec_id, _mapping(message["stdio"]))
         reply({})
 
@@ -236,16 +236,17 @@ class Shim:
 
     def do_kill(self, message: Params, reply: Reply) -> None:
         process, number = self._process(message), int(str(message["signal"]))
-        if process.status == STOPPED:
+        if message.get("all"):
+            self._engine.run(["kill", "--all"], [str(number)], reply.done)
+        elif process.status == STOPPED:
             raise errors.NotFound("process already finished")
-        if not process.pid:
+        elif not process.pid:
             raise errors.FailedPrecondition(f"{self._name(process)} was not started")
-        if message.get("all") or self._processes[""].status == PAUSED:  # the engine thaws what is to be killed
-            every = ["--all"] if message.get("all") else []
-            self._engine.run(["kill", *every], [str(number)], reply.done)
-            return
-        os.kill(process.pid, number)
-        reply({})
+        elif self._processes[""].status == PAUSED:
+            self._engine.run(["kill"], [str(number)], reply.done)  # it thaws what is to be killed
+        else:
+            os.kill(process.pid, number)
+            reply({})
 
     def do_resize(self, message: Params, reply: Reply) -> None:
         process = self._process(message)
@@ -330,7 +331,7 @@ class Shim:
         exec_id = str(message.get("exec_id") or "")
         if exec_id in self._processes:
             return self._processes[exec_id]
-        raise errors.NotFound(f'exec "{exec_id}": not found' if exec_id else f'task "{self._id}": not found')
+        raise errors.NotFound(f'process does not exist {exec_id}: not found' if exec_id else f'task "{self._id}": not found')
 
     def _name(self, process: Process) -> str:
         return f'process "{process.exec_id}" of task "{self._id}"' if process.exec_id else f'task "{self._id}"'

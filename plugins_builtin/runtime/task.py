@@ -175,7 +175,7 @@ class Task:
             with open(path, "xb") as file:
                 file.write(spec)
         except FileExistsError:
-            raise errors.AlreadyExists(f'exec "{exec_id}": already exists') from None
+            raise errors.AlreadyExists(f'id {exec_id}: already exists') from None
         try:
             self._ask("exec", {"exec_id": exec_id, "stdio": paths(stdio)})
         except errors.Error:
@@ -307,7 +307,7 @@ class Task:
     def _buried(self, exec_id: str) -> runtime.Process:
         assert self._dead is not None
         if exec_id not in self._dead:
-            raise errors.NotFound(f'exec "{exec_id}": not found')
+            raise errors.NotFound(f'process does not exist {exec_id}: not found')
         return self._dead[exec_id]
 
     def _remember(self, message: Message) -> runtime.Process:

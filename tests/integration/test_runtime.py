@@ -499,9 +499,9 @@ def test_an_exec_is_killed_alone(bench):
 def test_exec_ids_are_unique_and_known(bench):
     task = bench.run("ids", "sleep", "60")
     task.exec("e", process("true"), runtime.Stdio())
-    with pytest.raises(errors.AlreadyExists, match='"e"'):
+    with pytest.raises(errors.AlreadyExists, match="id e: already exists"):
         task.exec("e", process("true"), runtime.Stdio())
-    with pytest.raises(errors.NotFound, match='"unknown"'):
+    with pytest.raises(errors.NotFound, match="process does not exist unknown"):
         task.start("unknown")
     with pytest.raises(errors.InvalidArgument):
         task.exec("../e", process("true"), runtime.Stdio())
