@@ -331,7 +331,9 @@ class Shim:
         exec_id = str(message.get("exec_id") or "")
         if exec_id in self._processes:
             return self._processes[exec_id]
-        raise errors.NotFound(f'process does not exist {exec_id}: not found' if exec_id else f'task "{self._id}": not found')
+        if exec_id:
+            raise errors.NotFound(f"process does not exist {exec_id}: not found")
+        raise errors.NotFound(f'task "{self._id}": not found')
 
     def _name(self, process: Process) -> str:
         return f'process "{process.exec_id}" of task "{self._id}"' if process.exec_id else f'task "{self._id}"'
