@@ -20,7 +20,7 @@ def test_version_answers_alike(both: Both) -> None:
 
 # The kernel's metadata is no plugin, so nothing can require it.
 KINDS = [
-    (r"Exports:\s+root\s+DIR/root/io.containerd.snapshotter.v1.native\s+", ""),  # containerd does not tell this one
+    (r"Exports:\s+root\s+DIR/root/io.containerd.snapshotter.v1.native\n", ""),  # containerd does not tell this one
     (r"DIR/root/\S+", "ROOT"),
     (r"Requires:\s+io.containerd.metadata.v1\s+", ""),
 ]
