@@ -25,7 +25,8 @@ def rows(both: Both, name: str, *options: str) -> list[str]:
 def test_namespaces_are_created_labelled_listed_and_removed(both: Both) -> None:
     mark = both.mark()
     both.ctr("namespaces", "create", "@first", "color=blue")
-    both.ctr("namespaces", "label", "@first", "size=big", "color=")
+    both.ctr("namespaces", "label", "@first", "size=big")
+    both.ctr("namespaces", "label", "@first", "color=")
     assert rows(both, "@first") == ["NAME LABELS", "@first size=big"]
     assert rows(both, "@first", "-q") == ["@first"]
     both.ctr("namespaces", "rm", "@first")
