@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from plugin_sdk import errors
@@ -30,22 +29,28 @@ class Lane(Executor):
         self.name = name
         self._threads = threads
         self._waiting = waiting
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # whose hand-over to a thread takes no lock of Python's
         self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[Job | None]] = []  # of the threads that wait, the last one last
+        self._jobs: deque[Job] = deque()  # for which no thread is free
         self._taken = 0  # jobs that run or wait
         self._started = 0
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
+        job = (future, fn, args, kwargs)
         with self._lock:
             self._admit()
             self._taken += 1
-            starts = self._started < min(self._taken, self._threads)
-            self._started += starts
-            self._jobs.put((future, functools.partial(fn, *args, **kwargs)))
-        if starts:
-            threading.Thread(target=self._work, name=f"{self.name}-{self._started}", daemon=True).start()
+            if self._idle:
+                self._idle.pop().put(job)
+            elif self._started < self._threads:
+                self._started += 1
+                threading.Thread(
+                    target=self._work, args=(job,), name=f"{self.name}-{self._started}", daemon=True
+                ).start()
+            else:
+                self._jobs.append(job)
         return future
 
     def _admit(self) -> None:
@@ -62,31 +67,38 @@ class Lane(Executor):
         with self._lock:
             return self._taken > self._threads
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            future, work = job
-            if future.set_running_or_notify_cancel():
-                _settle(future, work)
-            del job, future, work  # an idle thread keeps no result alive
-            with self._lock:
-                self._taken -= 1
+    def _work(self, job: Job | None) -> None:
+        inbox: SimpleQueue[Job | None] = SimpleQueue()
+        while job is not None:
+            _settle(*job)
+            del job  # an idle thread keeps no result alive
+            job = self._next(inbox) or inbox.get()
+
+    def _next(self, inbox: SimpleQueue[Job | None]) -> Job | None:
+        """None when the thread is to wait for its inbox."""
+        with self._lock:
+            self._taken -= 1
+            if self._jobs:
+                return self._jobs.popleft()
+            if self._closed:
+                inbox.put(None)
+            else:
+                self._idle.append(inbox)
+            return None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Lets what runs and waits end, without waiting for it; ``cancel_futures`` drops what waits."""
         with self._lock:
             self._closed = True
-            started = self._started
-        if cancel_futures:
-            self._drop()
-        for _ in range(started):
-            self._jobs.put(None)
-
-    def _drop(self) -> None:
-        with contextlib.suppress(Empty):
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None:
-                    job[0].cancel()
+            dropped = list(self._jobs) if cancel_futures else []
+            for inbox in self._idle:
+                inbox.put(None)
+            self._idle.clear()
+            if cancel_futures:
+                self._taken -= len(self._jobs)
+                self._jobs.clear()
+        for future, *_ in dropped:
+            future.cancel()
 
 
 def _settle(future: Future[Any], work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
