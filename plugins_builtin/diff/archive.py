@@ -231,10 +231,11 @@ def number(field: bytes) -> int:
         value = int.from_bytes(field, "big", signed=True)
         return value if field[0] == 0xFF else value + (1 << (8 * len(field) - 1))
     digits = field.partition(b"\0")[0].strip()
-    try:
-        return int(digits, 8) if digits else 0
-    except ValueError:
-        raise errors.InvalidArgument(f"malformed number {field!r} in a tar header") from None
+    if not digits:
+        return 0
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        raise errors.InvalidArgument(f"malformed number {field!r} in a tar header")
+    return int(digits, 8)
 
 
 def _check(header: bytes) -> bytes:

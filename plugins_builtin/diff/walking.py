@@ -7,6 +7,7 @@ its mounts when it is killed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -169,6 +170,8 @@ class _Feed:
         self.failure: errors.Error | None = None
         self._reader = reader
         ours, theirs = os.pipe()
+        with contextlib.suppress(OSError):  # more than an unprivileged user may have
+            fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _CHUNK)
         self._theirs = io.FileIO(ours, "rb")
         self._ours = io.FileIO(theirs, "wb")
         self._thread = threading.Thread(target=self._run, name="feed")
