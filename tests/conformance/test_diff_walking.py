@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ class StreamedReader:
         raise errors.Unimplemented("no descriptor")
 
     def read_at(self, offset, size):
+        return self._reader.read_at(offset, size)
+
+
+class Slow(StreamedReader):
+    def read_at(self, offset, size):
+        time.sleep(0.02)
         return self._reader.read_at(offset, size)
 
 
@@ -141,8 +148,10 @@ def test_a_killed_worker_is_unavailable_and_leaves_no_mount(folder, spawner, sto
     data = tar(member("a", os.urandom(60_000_000)))
     layer = Descriptor(oci.LAYER, put(store, data), len(data))
     killers = Killers(spawner, seconds)
+    slow = Streamed(store)
+    slow.reader = lambda digest: Slow(store.reader(digest))
     with pytest.raises(errors.Unavailable, match="killed by SIGKILL"):
-        Differ(killers, folder / "state", Config()).apply(layer, overlay.push(), store)
+        Differ(killers, folder / "state", Config()).apply(layer, overlay.push(), slow)
     assert not [point for point in mounts.mount_points() if point.startswith(str(folder))]
 
 
