@@ -224,7 +224,7 @@ class Shim:
         if init.status == STOPPED:
             raise errors.FailedPrecondition(f'task "{self._id}" has ended')
         if exec_id in self._processes:
-            raise errors.AlreadyExists(f'id {exec_id}: already exists')
+            raise errors.AlreadyExists(f"id {exec_id}: already exists")
         self._processes[exec_id] = Process(exec_id, _mapping(message["stdio"]))
         reply({})
 
@@ -383,7 +383,10 @@ class Shim:
         process.exited_at = when
         name = f"exec-{process.exec_id}" if process.exec_id else "init"
         record = {"pid": process.pid, "status": process.value, "exited_at": when}
-        write_durably(f"{self._bundle}/exits/{name}", lines.encode(record))
+        try:  # noqa: SIM105 - contextlib is not loaded
+            write_durably(f"{self._bundle}/exits/{name}", lines.encode(record))
+        except OSError:  # a full disk: the daemon is told all the same, and can be asked while this process lives
+            pass
         if process.io is not None:
             process.io.ended()
         if not process.held_back:

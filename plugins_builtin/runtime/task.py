@@ -125,15 +125,23 @@ class Task:
                 self._exits(self._exit(process))
 
     def _ended(self, exec_id: str, name: str) -> runtime.Process:
-        path = self.bundle / "exits" / name
-        if not path.exists() and (pid := self._pid_on_disk(exec_id)):
-            record = {"pid": pid, "status": _KILLED, "exited_at": time.time_ns()}
-            with contextlib.suppress(FileNotFoundError):
-                shim.write_durably(str(path), json.dumps(record).encode())
-        record = json.loads(path.read_bytes()) if path.exists() else {"pid": 0, "status": 0, "exited_at": 0}
+        record = self._record(exec_id, self.bundle / "exits" / name)
         status = runtime.Status.STOPPED if record["pid"] else runtime.Status.CREATED
         stdio = self._known.get(exec_id, runtime.Stdio())
         return runtime.Process(self.id, exec_id, record["pid"], status, stdio, record["status"], record["exited_at"])
+
+    def _record(self, exec_id: str, path: Path) -> dict[str, int]:
+        """The exit on disk; without one the process was killed now, which is written there if it can be."""
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, int] = json.loads(path.read_bytes())
+            return found
+        pid = self._pid_on_disk(exec_id)
+        if not pid:
+            return {"pid": 0, "status": 0, "exited_at": 0}
+        record = {"pid": pid, "status": _KILLED, "exited_at": time.time_ns()}
+        with contextlib.suppress(OSError):
+            shim.write_durably(str(path), json.dumps(record).encode())
+        return record
 
     def _pid_on_disk(self, exec_id: str) -> int:
         try:
@@ -175,7 +183,7 @@ class Task:
             with open(path, "xb") as file:
                 file.write(spec)
         except FileExistsError:
-            raise errors.AlreadyExists(f'id {exec_id}: already exists') from None
+            raise errors.AlreadyExists(f"id {exec_id}: already exists") from None
         try:
             self._ask("exec", {"exec_id": exec_id, "stdio": paths(stdio)})
         except errors.Error:
@@ -307,7 +315,7 @@ class Task:
     def _buried(self, exec_id: str) -> runtime.Process:
         assert self._dead is not None
         if exec_id not in self._dead:
-            raise errors.NotFound(f'process does not exist {exec_id}: not found')
+            raise errors.NotFound(f"process does not exist {exec_id}: not found")
         return self._dead[exec_id]
 
     def _remember(self, message: Message) -> runtime.Process:

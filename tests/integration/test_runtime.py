@@ -269,6 +269,27 @@ def test_the_exit_is_on_disk_before_it_is_told(bench):
     assert json.loads((request.bundle / "exits/init").read_text())["status"] == 3
 
 
+def test_an_exit_is_told_although_the_disk_is_full(bench):
+    """A file in the folder's place stands for the full disk: either way the write fails."""
+    task = bench.create("full", "sh", "-c", "exit 5")
+    folder = bench.place / "bundles/full/exits"
+    folder.rmdir()
+    folder.touch()
+    task.start()
+    assert bench.wait("full").status == 5
+    assert task.delete().status == 5
+
+
+def test_a_killed_shim_is_an_exit_137_although_the_disk_is_full(bench):
+    task = bench.run("full", "sleep", "60")
+    folder = bench.place / "bundles/full/exits"
+    folder.rmdir()
+    folder.touch()
+    os.kill(shim_pid(task), signal.SIGKILL)
+    assert bench.wait("full").status == 137
+    assert task.delete().status == 137
+
+
 def test_death_by_a_signal_is_128_and_its_number(bench):
     task = bench.run("signal", "sleep", "60")
     task.kill(signal.SIGKILL)
