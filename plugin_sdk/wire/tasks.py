@@ -181,6 +181,8 @@ class Servicer:
         )
 
     async def _wait(self, request: tasks_pb2.WaitRequest, call: rpc.Call) -> tasks_pb2.WaitResponse:
+        if call.scope.lease:
+            await call.run(int)  # the wait itself needs no thread, the check of the lease does
         end = await self._resolve(call).wait_async(request.container_id, request.exec_id)
         return tasks_pb2.WaitResponse(exit_status=end.status, exited_at=messages.timestamp(end.exited_at))
 

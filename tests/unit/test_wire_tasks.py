@@ -158,6 +158,16 @@ def test_wait(proxy, manager):
         proxy.wait("missing")
 
 
+def test_wait_under_a_lease_that_does_not_exist_is_refused(serve, manager):
+    def refuse(scope):
+        raise errors.NotFound(f'lease "{scope.lease}": not found')
+
+    proxy = wire.Proxy(serve(wire.Servicer(lambda call: manager), check_lease=refuse), Scope("default", "gone"))
+    with pytest.raises(errors.NotFound, match='lease "gone": not found'):
+        proxy.wait("c")
+    assert manager.calls == []
+
+
 def test_wait_ends_after_its_timeout(proxy):
     begin = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
