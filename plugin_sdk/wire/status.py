@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 from plugin_sdk import errors
@@ -27,6 +28,8 @@ CODES: Mapping[type[errors.Error], int] = {
     errors.Unauthenticated: 16,
 }
 
+SCARCITIES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 CLASSES: Mapping[int, type[errors.Error]] = {code: kind for kind, code in CODES.items()}
 
 
@@ -38,3 +41,10 @@ def code(error: errors.Error) -> int:
 def error(code: int, message: str) -> errors.Error:
     """An unassigned code becomes Unknown, as gRPC asks of its clients."""
     return CLASSES.get(code, errors.Unknown)(message)
+
+
+def scarcity(error: BaseException) -> errors.ResourceExhausted | None:
+    """For an OSError that says of what the machine has too little: no defect of ours. None for any other."""
+    if isinstance(error, OSError) and error.errno in SCARCITIES:
+        return errors.ResourceExhausted(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return None

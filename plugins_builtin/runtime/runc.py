@@ -220,6 +220,13 @@ class Runc:
 
 
 def _write_bundle(request: runtime.Create, params: dict[str, object]) -> None:
+    try:
+        _write_files(request, params)
+    except OSError as err:
+        raise errors.ResourceExhausted(f"bundle {request.bundle} cannot be written: {err.strerror}") from err
+
+
+def _write_files(request: runtime.Create, params: dict[str, object]) -> None:
     for name in ("rootfs", "exits", "execs"):
         (request.bundle / name).mkdir(mode=0o711)
     (request.bundle / "config.json").write_bytes(request.spec)

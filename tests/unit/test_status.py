@@ -1,4 +1,6 @@
+import errno
 import inspect
+import os
 
 import pytest
 
@@ -41,3 +43,10 @@ def test_a_bare_error_is_unknown() -> None:
 
 def test_an_unassigned_code_becomes_unknown() -> None:
     assert isinstance(status.error(99, "x"), errors.Unknown)
+
+
+def test_a_full_disk_is_no_defect() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/x")
+    found = status.scarcity(full)
+    assert found is not None and found.message == "/run/x: No space left on device"
+    assert status.scarcity(OSError(errno.EIO, "bad disk")) is None and status.scarcity(KeyError("x")) is None
