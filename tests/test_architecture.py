@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "corten": {"corten", "plugin_sdk"},
 }
 FOR_GRPC = {"plugin_sdk/wire/transport.py", "plugin_sdk/serve.py"}
-FOR_HPACK = {"plugin_sdk/wire/http2/headers.py"}
+FOR_HPACK = {"plugin_sdk/wire/http2/compression.py"}
 FOR_IMPORTLIB = {"kernel/plugins.py"}
 FOR_RE2 = "plugin_sdk/filters.py"
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "lib", "base", "core", "tools"}

@@ -7,13 +7,15 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent import futures
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from plugin_sdk import errors, identifiers
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import status
+from plugin_sdk.wire.resumption import Resumption, Wakeups
 
 NAMESPACE = "containerd-namespace"
 LEASE = "containerd-lease"
@@ -44,6 +46,13 @@ class Edge:
     def __init__(self, lane: Callable[[str], Lane], check_lease: Callable[[Scope], None] | None = None) -> None:
         self.lane = lane
         self.check_lease = check_lease
+        self._wakeups = Wakeups()
+
+    def ended(self, future: Future[Any]) -> Awaitable[None]:
+        """Returns when the future has ended, however."""
+        resumption = Resumption(asyncio.get_running_loop())
+        future.add_done_callback(lambda _: self._wakeups.resume(resumption))
+        return resumption
 
     def call(
         self, namespaced: bool, headers: Mapping[str, str], peer: Callable[[], str], remaining: float | None
@@ -76,17 +85,17 @@ class Call:
         return self._peer()
 
     async def run(self, work: Callable[..., T], *args: object, lane: str = "") -> T:
-        if self._lease_checked:
-            future = self._edge.lane(lane).submit(work, *args)
-        else:
-            future = self._edge.lane(lane).submit(self._check_and_run, work, *args)
+        if not self._lease_checked:
+            work, args = self._check_and_run, (work, *args)
+        future = self._edge.lane(lane).submit(work, *args)
         try:
-            return await asyncio.wrap_future(future)
+            await self._edge.ended(future)
         except asyncio.CancelledError:
             self.scope.cancel()
-            if not future.cancelled():  # begun: whoever holds a handle may close it only afterwards
-                await asyncio.wait([asyncio.wrap_future(future)])
+            if not future.cancel():  # begun: whoever holds a handle may close it only afterwards
+                await self._edge.ended(future)
             raise
+        return _result(future)
 
     def _check_and_run(self, work: Callable[..., T], *args: object) -> T:
         if self._edge.check_lease is not None:
@@ -95,8 +104,18 @@ class Call:
         return work(*args)
 
 
+def _result(future: Future[T]) -> T:
+    try:
+        return future.result()
+    except futures.CancelledError:
+        raise errors.Unavailable("the daemon is stopping") from None  # its lane has been shut down
+
+
 def failure(path: str, error: BaseException) -> tuple[int, str]:
     """Code and message to answer. What is not one of our errors is a defect: logged with its traceback."""
+    if (scarce := status.scarcity(error)) is not None:
+        _log.error("%s: %s", path, scarce.message)
+        return status.code(scarce), scarce.message
     if isinstance(error, errors.Error):
         _log.debug("%s: %s: %s", path, type(error).__name__, error.message)
         return status.code(error), error.message

@@ -25,6 +25,8 @@ PATIENCE = 2.0
 
 _CONNECTION_WINDOW = 16 << 20
 _SOCKET_BUFFER = 256 << 10  # bytes that wait for the socket before streams pause
+_PING_DELAY = 0.01  # seconds
+_MOST_HELD = 4096
 _UNAVAILABLE = status.CODES[errors.Unavailable]
 
 _GREETING = frames.settings(
@@ -53,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._leaving = self._over = False
         self._last = 0
         self._out: list[bytes] | None = None  # what to write when the bytes that came have been seen
+        self._held, self._holds = b"", False
         self._receive_window = _CONNECTION_WINDOW
         self._initial_window = frames.DEFAULT_WINDOW
         self.send_window = frames.DEFAULT_WINDOW
@@ -75,7 +78,7 @@ class Connection(asyncio.Protocol):
         goes_on = self._take(data)
         out, self._out = self._out, None
         if out:
-            self._transport.write(b"".join(out))
+            self._send(b"".join(out))
         if not goes_on:
             self.close()
 
@@ -204,7 +207,7 @@ class Connection(asyncio.Protocol):
         if len(payload) != 8:
             raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "a malformed ping")
         if not flags & frames.ACK:
-            self._answer(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self._hold(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _on_goaway(self, flags: int, number: int, payload: bytes) -> None:
         if number:
@@ -300,7 +303,13 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._out is not None:
             self._out.append(data)
-        elif not self._over:
+        else:
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        if not self._over:
             self._transport.write(data)
 
     def _answer(self, data: bytes) -> None:
@@ -309,6 +318,21 @@ class Connection(asyncio.Protocol):
         if self.paused and self._transport.get_write_buffer_size() > MAX_UNREAD:
             self._over = True
             self._transport.abort()
+
+    def _hold(self, data: bytes) -> None:
+        """Sent with what is written next, or soon: clients ping after each answer to measure their bandwidth, and both
+        sides would wake up for that alone."""
+        self._held += data
+        if len(self._held) > _MOST_HELD:
+            self._answer(b"")
+        elif not self._holds:
+            self._holds = True
+            self._loop.call_later(_PING_DELAY, self._release)
+
+    def _release(self) -> None:
+        self._holds = False
+        if self._held:
+            self._answer(b"")
 
     async def writable(self, stream: Stream) -> None:
         waiter = self._blocked[stream.id] = self._loop.create_future()
@@ -332,7 +356,6 @@ class Connection(asyncio.Protocol):
     def _fail(self, err: ConnectionFailure) -> None:
         _log.debug("connection of %s: %s", self.peer(), err)
         self.write(frames.goaway(self._last, err.code, err.reason))
-        self._over = True
         self._abandon_all()
 
     def _abandon_all(self) -> None:

@@ -1,17 +1,14 @@
-"""Headers: requests are decoded by hpack, answers are a few constants. RFC 7541, and gRPC's PROTOCOL-HTTP2."""
+"""Headers: requests, and answers, which are a few constants. RFC 7541, and gRPC's PROTOCOL-HTTP2."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import hpack
-
 from plugin_sdk import errors
-from plugin_sdk.wire.http2 import frames
-from plugin_sdk.wire.http2.frames import Code
+from plugin_sdk.wire.http2 import compression
 
 MAX_BLOCK = 64 << 10
 MAX_MESSAGE = 8000
@@ -36,43 +33,29 @@ class Decoder:
 
     Clients repeat themselves. A block of indices changes no state: its meaning is kept until another kind comes."""
 
-    __slots__ = ("_hpack", "_known")
+    __slots__ = ("_decoder", "_known")
 
     def __init__(self) -> None:
-        self._hpack = hpack.Decoder(MAX_BLOCK)
+        self._decoder = compression.Decoder()
         self._known: dict[bytes, Request] = {}
 
     def decode(self, block: bytes) -> Request:
-        """Raises ConnectionFailure: the state of the decoder is lost then."""
+        """Raises ConnectionFailure."""
         known = self._known.get(block)
         if known is None:
-            known = _request(self._fields(block))
-            self._keep(block, known)
+            known = _request(self._decoder.decode(block))
+            if not block or min(block) < 0x80 or max(block) == 0xFF or len(self._known) >= _KNOWN:
+                self._known.clear()
+            else:
+                self._known[block] = known
         return known
 
-    def _fields(self, block: bytes) -> Iterable[tuple[bytes, bytes]]:
-        try:
-            return self._hpack.decode(block, raw=True)
-        except hpack.OversizedHeaderListError:
-            raise frames.ConnectionFailure(Code.ENHANCE_YOUR_CALM, "too many headers") from None
-        except (hpack.HPACKError, IndexError, ValueError) as err:
-            raise frames.ConnectionFailure(Code.COMPRESSION_ERROR, f"headers cannot be read: {err}") from None
 
-    def _keep(self, block: bytes, request: Request) -> None:
-        if not block or min(block) < 0x80 or max(block) == 0xFF or len(self._known) >= _KNOWN:
-            self._known.clear()
-        else:
-            self._known[block] = request
-
-
-def _request(fields: Iterable[tuple[bytes, bytes]]) -> Request:
-    headers = {_text(name): _text(value) for name, value in fields}
-    method, path = headers.pop(":method", ""), headers.pop(":path", "")
-    return Request(method, path, {name: value for name, value in headers.items() if not name.startswith(":")})
-
-
-def _text(value: bytes) -> str:
-    return bytes(value).decode("utf-8", "replace")
+def _request(fields: dict[str, str]) -> Request:
+    method, path = fields.pop(":method", ""), fields.pop(":path", "")
+    for name in (":scheme", ":authority"):
+        fields.pop(name, None)
+    return Request(method, path, fields)
 
 
 def timeout(text: str) -> float:
