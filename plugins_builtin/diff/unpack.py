@@ -59,8 +59,16 @@ def report(result: int, work: Callable[[], Mapping[str, object]]) -> int:
         answer, status = {"error": kind_of(err).__name__, "message": f"{err.strerror}: {err.filename!r}"}, 1
     except Exception as err:  # noqa: BLE001 - the edge of the process
         answer, status = {"error": "Internal", "message": f"{type(err).__name__}: {err}"}, 1
-    os.write(result, json.dumps(answer).encode() + b"\n")
-    return status
+    return status if _tell(result, answer) else 1
+
+
+def _tell(result: int, line: Mapping[str, object]) -> bool:
+    """False when the daemon, who would read it, has gone."""
+    try:
+        os.write(result, json.dumps(line).encode() + b"\n")
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def kind_of(err: OSError) -> type[errors.Error]:
@@ -147,5 +155,5 @@ class _Progress:
 
     def _run(self) -> None:
         while not self._ended.wait(_PROGRESS):
-            line = json.dumps({"entries": self.entries, "size": self._source.position})
-            os.write(self._result, line.encode() + b"\n")
+            if not _tell(self._result, {"entries": self.entries, "size": self._source.position}):
+                return
