@@ -270,9 +270,10 @@ class _Process:
 
 def _launch(root: Path, group: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    cache = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []  # -I ignores the environment
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", BOOT, str(root), str(theirs.fileno()), group],
+            [sys.executable, *cache, "-I", "-S", "-c", BOOT, str(root), str(theirs.fileno()), group],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
