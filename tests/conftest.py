@@ -18,9 +18,6 @@ from benchmarks import daemons
 from scripts import images
 from tests import recorder, sides
 
-PREFIXES = {"corten": "zqc-", "peer": "zqp-"}
-
-
 MakeSide = Callable[..., sides.Side]
 FIFOS = Path("/run/containerd/fifo")
 NETNS = Path("/run/netns")
@@ -118,12 +115,12 @@ def make_side(scratch: Path, busybox: Path) -> Iterator[MakeSide]:
 
 @pytest.fixture(scope="session")
 def corten(corten_daemon: daemons.Daemon, make_side: MakeSide) -> sides.Side:
-    return make_side(corten_daemon, PREFIXES["corten"])
+    return make_side(corten_daemon, sides.prefix("c"))
 
 
 @pytest.fixture(scope="session")
 def containerd(containerd_daemon: daemons.Daemon, make_side: MakeSide) -> sides.Side:
-    return make_side(containerd_daemon, PREFIXES["peer"])
+    return make_side(containerd_daemon, sides.prefix("p"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,12 @@ LATER_FIELDS = (("/snapshot/", "snapshotter"),)
 # Answers in the order of a hash table.
 UNORDERED = (("tasks", "ls"), ("t", "ls"))
 MOVING = ("pid", "exited_at", "created_at", "updated_at")
+
+
+def prefix(letter: str) -> str:
+    """Of one side in this test run: two runs on one machine share cgroups too."""
+    number = os.getpid()
+    return "z" + "".join(chr(ord("a") + number // 26**place % 26) for place in range(4)) + f"{letter}-"
 
 
 @dataclass(frozen=True, slots=True)

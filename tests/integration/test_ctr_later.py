@@ -13,7 +13,7 @@ import pytest
 from benchmarks import daemons
 from scripts import images
 from tests import terminal
-from tests.sides import Both, Side
+from tests.sides import Both, Side, prefix
 
 pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.peer]
 BUSYBOX = images.BUSYBOX
@@ -46,7 +46,7 @@ def containerd_later(scratch: Path, package: Path) -> Iterator[daemons.Daemon]:
 def later(corten_daemon: daemons.Daemon, containerd_later: daemons.Daemon, make_side) -> Both:  # type: ignore[no-untyped-def]
     """Both with ctr of 1.7."""
     ctr = containerd_later.ctr_path
-    return Both(make_side(replace(corten_daemon), "zqd-", ctr), make_side(containerd_later, "zqq-", ctr))
+    return Both(make_side(replace(corten_daemon), prefix("d"), ctr), make_side(containerd_later, prefix("q"), ctr))
 
 
 def test_it_is_another_ctr(later: Both) -> None:

@@ -13,7 +13,7 @@ from scripts import images
 from tests import terminal
 from tests.calls import ask
 from tests.recorder import Recorder
-from tests.sides import Side
+from tests.sides import Side, prefix
 
 pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.peer]
 BUSYBOX = images.BUSYBOX
@@ -25,7 +25,7 @@ def mortal(scratch: Path, busybox: Path) -> Iterator[Side]:
     """A cortend of this file's own, with busybox."""
     daemon = daemons.start_corten(scratch / "r")
     try:
-        side = Side(daemon, Recorder(daemon.address), "zqr-", scratch / "work-r")
+        side = Side(daemon, Recorder(daemon.address), prefix("r"), scratch / "work-r")
         side.output("images", "import", str(busybox))
         yield side
     finally:
