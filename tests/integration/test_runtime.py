@@ -775,3 +775,47 @@ def test_the_runtime_registers_itself():
 
     (registration,) = ours.register_runtimes()
     assert (registration.kind, registration.id) == (plugin.RUNTIME, "io.containerd.runc.v2")
+
+
+CRUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from plugin_sdk import runtime
+from plugins_builtin.runtime.plugin import Config
+from tests.integration.test_runtime import Bench, process
+place = Path(sys.argv[2])
+bench = Bench(place, Path(sys.argv[3]), Config(engine="crun"))
+try:
+    uri = f"file://{place}/out"
+    task = bench.run("crun", "sh", "-c", "echo one; sleep 60", stdio=runtime.Stdio(stdout=uri, stderr=uri))
+    task.exec("e", process("sh", "-c", "echo two; exit 3"), runtime.Stdio(stdout=uri, stderr=uri))
+    task.start("e")
+    print(bench.wait("crun", "e").status, len(task.pids()) > 0)
+    task.pause()
+    print(task.state().status.name)
+    task.resume()
+    try:
+        bench.create("bad", "no-such-program")
+    except Exception as err:
+        print(type(err).__name__, "no-such-program" in str(err))
+    task.kill(9)
+    print(bench.wait("crun").status, task.delete().status)
+    bench.tasks.clear()
+    print((place / "out").read_text().split())
+finally:
+    bench.close()
+"""
+
+
+@pytest.mark.skipif(shutil.which("crun") is None, reason="crun is not installed")
+def test_crun_is_driven_too(place, rootfs):
+    """In a mount namespace with one kind of cgroups: crun refuses hybrid ones."""
+    hide = 'if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec "$@"'
+    arguments = [sys.executable, "-c", CRUN, str(REPOSITORY), str(place), str(rootfs)]
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+    expected = ["3 True", "PAUSED", "InvalidArgument True", "137 137", "['one', 'two']"]
+    assert done.stdout.splitlines() == expected
+    assert os.listdir(place / "bundles") == []
