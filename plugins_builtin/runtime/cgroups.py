@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from plugin_sdk import errors
+
 _HOLD_ALL = ("pids", "devices", "memory", "cpu", "freezer", "")  # controllers whose cgroup names every process
 
 
@@ -88,6 +90,18 @@ def watch_oom(cgroup: Cgroup) -> tuple[int, int] | None:
         return _watch_version_1(folder)
     except OSError:
         return None
+
+
+def join(path: str, pid: int) -> None:
+    """Puts a process into the cgroup ``path`` of every hierarchy that has it. Raises NotFound when none has."""
+    joined = False
+    for point, root in set(_mount_points().values()):
+        if root == "/" and os.path.exists(f"{point}/{path.strip('/')}/cgroup.procs"):
+            with open(f"{point}/{path.strip('/')}/cgroup.procs", "w") as file:
+                file.write(str(pid))
+            joined = True
+    if not joined:
+        raise errors.NotFound(f"cgroup {path}: not found")
 
 
 def _watch_version_1(folder: str) -> tuple[int, int]:

@@ -35,7 +35,11 @@ class Engine:
         self._count += 1
         log = f"{self._folder}/log{self._count}.json"
         argv = [*self._command, "--log", log, "--log-format", "json", *command, self._id, *after]
-        pid = spawn(argv, posix.environ, dict(enumerate(streams)))
+        try:
+            pid = spawn(argv, posix.environ, dict(enumerate(streams)))
+        except OSError as err:
+            done(f"{argv[0]}: {err.strerror}")
+            return
 
         def ended(status: int, _: int) -> None:
             error = None if status == 0 else _last_error(log) or f"{argv[0]} {command[0]}: exit status {status}"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plugin_sdk import errors, runtime, workers
-from plugins_builtin.runtime import shim
+from plugins_builtin.runtime import cgroups, shim
 from plugins_builtin.runtime.link import Watcher
 from plugins_builtin.runtime.settings import settings, shares_pids
 from plugins_builtin.runtime.task import Task, paths
@@ -67,14 +67,18 @@ class Runc:
         try:
             _write_bundle(request, params)
             worker = self._start_shim(params)
+            if params["shim_cgroup"]:
+                cgroups.join(str(params["shim_cgroup"]), worker.pid)
             task.connect()
             task.create(request, _ENGINE)
         except BaseException:
             task.disconnect()
-            if worker is not None:
+            if worker is None:
+                self.remove(params)
+            else:
                 worker.kill()
                 worker.wait(_PATIENCE)
-            self.undo(params)
+                self.undo(params)
             raise
         finally:
             if worker is not None:

@@ -245,7 +245,7 @@ class Shim:
         elif self._processes[""].status == PAUSED:
             self._engine.run(["kill"], [str(number)], reply.done)  # it thaws what is to be killed
         else:
-            os.kill(process.pid, number)
+            _signal_process(process.pid, number)
             reply({})
 
     def do_resize(self, message: Params, reply: Reply) -> None:
@@ -420,6 +420,13 @@ class Shim:
             done("" if status == 0 else code or "Internal", words or f"{work} of the rootfs ended with {status}")
 
         self._loop.on_end(pid, ended)
+
+
+def _signal_process(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError as err:
+        raise errors.InvalidArgument(f"signal {number} to process {pid}: {err.strerror}") from err
 
 
 def undo(params: Params, fds: Sequence[int]) -> int:

@@ -200,8 +200,10 @@ class Task:
             return []
         listed = self._ask("list", {})["processes"]
         assert isinstance(listed, list)
-        added = {each["pid"]: each["exec_id"] for each in listed if each["exec_id"] and each["pid"]}
-        return [runtime.ProcessInfo(pid, added.get(pid, "")) for pid in self._cgroup.pids()]
+        running = [each for each in listed if each["exec_id"] and each["status"] == runtime.Status.RUNNING]
+        added = {each["pid"]: each["exec_id"] for each in running}
+        pids = self._cgroup.pids() or [self._pid, *added]
+        return [runtime.ProcessInfo(pid, added.get(pid, "")) for pid in pids]
 
     def resize_pty(self, width: int, height: int, exec_id: str = "") -> None:
         self._alive(exec_id)
