@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,8 @@ def _serve(path: Path | None, flags: dict[str, str]) -> None:
         from kernel import daemon, logs
 
         loaded = _load(path, flags)
+        if os.geteuid() != 0:
+            raise errors.FailedPrecondition("cortend needs the rights of root: it mounts and makes containers")
         logs.configure(loaded.config.debug.level)
         for warning in loaded.warnings:
             logging.getLogger("config").warning("%s", warning)

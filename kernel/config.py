@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ PATH = Path("/etc/corten/plugins.toml")
 VERSION = 4
 VERSIONS = (2, 3, 4)
 MESSAGE_SIZE = 16 << 20
+_LONGEST_STATE = 107 - len("/s/") - 20 - 1  # unix(7): what a socket's path may have; of a shim's, 20 are a hash
 
 PROXY_TYPES: Mapping[str, str] = {
     "content": plugin.CONTENT,
@@ -246,6 +248,9 @@ def _check(config: Config, document: toml.Document) -> None:
     for field in ("root", "state"):
         if not Path(getattr(config, field)).is_absolute():
             raise document.error((field,), f"{field} must be an absolute path, not {getattr(config, field)!r}")
+    if len(os.fsencode(config.state)) > _LONGEST_STATE:
+        text = f"state must have at most {_LONGEST_STATE} bytes, for the paths of the shims' sockets: {config.state}"
+        raise document.error(("state",), text)
     if config.root == config.state:
         raise document.error(("state",), f"root and state must not be the same directory: {config.root}")
     for name, proxy in config.proxy_plugins.items():

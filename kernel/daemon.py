@@ -209,7 +209,8 @@ async def _start(loaded: config.Loaded, workers: Workers, stack: contextlib.Asyn
     settings = loaded.config
     _set_process(settings)
     directories.make(Path(settings.root), Path(settings.state))
-    stack.enter_context(directories.taken(Path(settings.root)))
+    for directory in (settings.root, settings.state):
+        stack.enter_context(directories.taken(Path(directory)))
     made = Daemon(loaded, workers)
     stack.callback(made.close)
 

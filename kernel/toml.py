@@ -70,7 +70,11 @@ class Document:
             data = tomllib.loads(text)
         except FileNotFoundError:
             raise errors.NotFound(f"configuration file {path}: not found") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        except OSError as err:
+            raise errors.InvalidArgument(f"configuration file {path}: {err.strerror}") from err
+        except UnicodeDecodeError as err:
+            raise errors.InvalidArgument(f"configuration file {path}: is not UTF-8 at byte {err.start}") from err
+        except tomllib.TOMLDecodeError as err:
             raise errors.InvalidArgument(f"configuration file {path}: {err}") from err
         self._places |= {where: f"{path}:{line}" for where, line in _scan(text)}
         _merge(self.data, data)

@@ -255,7 +255,8 @@ class Channel:
             return errors.Canceled("the caller has gone away")
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
-            return errors.Unavailable(f'"{self.address}" does not answer: {details}')
+            reason = details.rpartition("error: ")[2]  # of all that grpc says
+            return errors.Unavailable(f'"{self.address}" does not answer: {reason}')
         return status.error(code.value[0], details)
 
 

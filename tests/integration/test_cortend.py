@@ -144,6 +144,13 @@ def test_two_daemons_cannot_share_a_root(start: Start, directory: Path) -> None:
     assert other.stderr == f"Error: another cortend uses the directory {daemon.root}\n"
 
 
+def test_two_daemons_cannot_share_a_state(start: Start, directory: Path) -> None:
+    daemon = start()
+    other = cortend("--root", f"{directory}/r", "--state", str(daemon.state), "--address", f"{directory}/x.sock")
+    assert other.returncode == 1
+    assert other.stderr == f"Error: another cortend uses the directory {daemon.state}\n"
+
+
 def test_two_daemons_cannot_share_an_address(start: Start, directory: Path) -> None:
     daemon = start()
     other = cortend("--root", f"{directory}/r", "--state", f"{directory}/s", "--address", daemon.address)
@@ -153,6 +160,15 @@ def test_two_daemons_cannot_share_an_address(start: Start, directory: Path) -> N
 
 
 # --- wrong configuration
+
+
+def test_without_the_rights_of_root_it_does_not_start(directory: Path) -> None:
+    flags = ["--root", f"{directory}/r", "--state", f"{directory}/s", "--address", f"{directory}/x.sock"]
+    program = "import os, runpy; os.geteuid = lambda: 1000; runpy.run_module('kernel', run_name='__main__')"
+    said = subprocess.run([sys.executable, "-c", program, *flags], capture_output=True, text=True, timeout=20)
+    assert said.returncode == 1
+    assert said.stderr == "Error: cortend needs the rights of root: it mounts and makes containers\n"
+    assert list(directory.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,15 @@ def test_what_is_no_toml_is_told(write: Callable[..., Path]) -> None:
     assert str(path) in refused(path)
 
 
+@pytest.mark.parametrize(("content", "reason"), [(b"\xff", "is not UTF-8 at byte 0"), (None, "Is a directory")])
+def test_what_cannot_be_read_is_told(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "plugins.toml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(errors.InvalidArgument) as refused:
+        config.load(path)
+    assert refused.value.message == f"configuration file {path}: {reason}"
+
+
 def test_a_given_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound, match=r"absent\.toml"):
         config.load(tmp_path / "absent.toml")
@@ -275,7 +284,9 @@ def test_flags_go_before_the_file(write: Callable[..., Path]) -> None:
     assert loaded.ttrpc_address == "/b.sock.ttrpc"
 
 
-@pytest.mark.parametrize("flags", [{"log_level": "lout"}, {"root": "relative"}, {"root": "/run/corten"}])
+@pytest.mark.parametrize(
+    "flags", [{"log_level": "lout"}, {"root": "relative"}, {"root": "/run/corten"}, {"state": "/" + 83 * "s"}]
+)
 def test_flags_are_checked_like_the_file(write: Callable[..., Path], flags: dict[str, str]) -> None:
     with pytest.raises(errors.InvalidArgument):
         config.load(write(""), flags)

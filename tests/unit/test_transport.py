@@ -230,8 +230,9 @@ def test_a_conversation_alternates(serve: Serve) -> None:
 
 def test_nobody_at_the_address_is_unavailable_by_name(tmp_path: Path) -> None:
     channel = transport.connect(f"{tmp_path}/none.sock")
-    with pytest.raises(errors.Unavailable, match=r"none\.sock"):
+    with pytest.raises(errors.Unavailable) as refused:
         ask(channel)
+    assert refused.value.message == f'"{tmp_path}/none.sock" does not answer: No such file or directory'
     channel.close()
 
 
