@@ -35,7 +35,7 @@ class Relay(contextlib.AbstractContextManager["Relay"]):
         self._tasks = manager
         self._id = id
         self._terminal = terminal
-        self._own = terminal and sys.stdin.isatty()
+        self._own = terminal and sys.stdin is not None and sys.stdin.isatty()
         self._stack = contextlib.ExitStack()
         self._pumps: list[threading.Thread] = []
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -61,7 +61,7 @@ class Relay(contextlib.AbstractContextManager["Relay"]):
     def begin(self) -> None:
         for name, end in self._ends.items():
             os.set_blocking(end, True)
-            self._pumps.append(_thread(_pump, end, 2 if name == "stderr" else 1))
+            self._pumps.append(_thread(_show, end, 2 if name == "stderr" else 1))
         _thread(self._feed)
         _thread(self._pass_signals)
         self._stack.enter_context(self._handled())
@@ -117,11 +117,18 @@ def _thread(work: object, *args: object) -> threading.Thread:
     return thread
 
 
-def _pump(source: int, target: int) -> None:
-    """To the end of ``source``; what cannot be written is dropped, so that the task is not stopped by it."""
+def _show(source: int, target: int) -> None:
+    """To the end of ``source``; what nobody wants to read is dropped, so that the task is not stopped by it."""
     with contextlib.suppress(OSError):
-        while data := os.read(source, _CHUNK):
-            _write(target, data)
+        _pump(source, target)
+    with contextlib.suppress(OSError):
+        while os.read(source, _CHUNK):
+            pass
+
+
+def _pump(source: int, target: int) -> None:
+    while data := os.read(source, _CHUNK):
+        _write(target, data)
 
 
 def _write(target: int, data: bytes) -> None:

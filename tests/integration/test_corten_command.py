@@ -269,6 +269,19 @@ def test_a_signal_is_passed_on(imported: Run, corten_daemon: daemons.Daemon, nam
         assert process.wait(20) == 3
 
 
+def test_a_reader_that_leaves_does_not_stop_the_task(
+    imported: Run, corten_daemon: daemons.Daemon, namespace: str
+) -> None:
+    flags = ["--address", corten_daemon.address, "--namespace", namespace]
+    script = "seq 100000; exit 3"
+    line = [sys.executable, "-m", "corten.cli", *flags, "run", "--rm", IMAGE, "a", "sh", "-c", script]
+    with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 3
+
+
 def test_a_run_leaves_nothing_behind(imported: Run, connection: daemon.Daemon, namespace: str) -> None:
     assert imported("run", "--rm", IMAGE, "a", "true").returncode == 0
     view = connection.view(namespace)
