@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -159,8 +160,9 @@ class _Tar:
             self._members = {str(PurePosixPath(member.name)): member for member in self._tar}
         except FileNotFoundError:
             raise errors.NotFound(f"{path}: not found") from None
-        except (OSError, EOFError, tarfile.TarError) as err:
-            raise errors.InvalidArgument(f"{path} is no tar archive: {str(err).splitlines()[0]}") from err
+        except (OSError, EOFError, tarfile.TarError, zlib.error) as err:
+            reason = str(err).splitlines()[0].rstrip(":")  # of all the formats that tarfile has tried
+            raise errors.InvalidArgument(f"{path} is no tar archive: {reason}") from err
 
     def has(self, name: str) -> bool:
         return str(PurePosixPath(name)) in self._members

@@ -1,4 +1,4 @@
-"""Addresses: ``unix:///path`` or ``/path`` for a unix socket, ``tcp://host:port`` or ``host:port`` for TCP."""
+"""Addresses: ``unix:///path`` or a path with a slash for a unix socket, ``tcp://host:port`` or ``host:port`` for TCP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def split(address: str) -> tuple[str, bool]:
     """Path or ``host:port``, and whether it is a path. Raises InvalidArgument."""
     scheme, found, rest = address.partition("://")
     if not found:
-        scheme, rest = ("unix" if address.startswith("/") else "tcp"), address
+        scheme, rest = ("unix" if "/" in address else "tcp"), address
     if scheme not in ("unix", "tcp") or not rest:
         raise errors.InvalidArgument(f'address "{address}": neither unix:///path nor tcp://host:port')
     if scheme == "unix" and len(os.fsencode(rest)) > _MAX_PATH:

@@ -12,6 +12,7 @@ from plugin_sdk.wire import address
     ("given", "wanted"),
     [
         ("/run/x.sock", ("/run/x.sock", True)),
+        ("./x.sock", ("./x.sock", True)),
         ("unix:///run/x.sock", ("/run/x.sock", True)),
         ("tcp://127.0.0.1:80", ("127.0.0.1:80", False)),
         ("localhost:80", ("localhost:80", False)),
