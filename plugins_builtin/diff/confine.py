@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from plugin_sdk import errors, mounts
 
 _CLONE_NEWNS = 0x20000
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_KEPT_MEMORY = 32 << 20  # bytes
 _PR_SET_NO_NEW_PRIVS = 38
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT, _OPENAT2 = 444, 445, 446, 437
 _LANDLOCK_VERSION = 1  # flag of landlock_create_ruleset
@@ -32,6 +34,9 @@ def limit(memory: int, output: int) -> None:
     _lower(resource.RLIMIT_FSIZE, output)
     _lower(resource.RLIMIT_NOFILE, 4096)
     _lower(resource.RLIMIT_CORE, 0)
+    if hasattr(_libc, "mallopt"):  # glibc: blocks of a stream are used again instead of mapped anew
+        _libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_MEMORY)
+        _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_MEMORY)
 
 
 def _lower(kind: int, value: int) -> None:
