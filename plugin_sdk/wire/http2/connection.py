@@ -18,7 +18,7 @@ from plugin_sdk.wire.http2.stream import WINDOW, Stream
 
 MAX_STREAMS = 10_000
 MAX_UNREAD = 4 << 20
-"""Bytes of answers to PING, SETTINGS and the like that may wait for a client that does not read."""
+"""Bytes that may wait for a client that does not read, of what is no message: those wait in their calls."""
 
 PATIENCE = 2.0
 """Seconds that a client has to read what has been written for it when the connection closes."""
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         stream = self._streams.get(number)
         if stream is not None:
             stream.abandon()
-        self._answer(frames.rst_stream(number, code))
+        self.write(frames.rst_stream(number, code))
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
@@ -130,9 +130,8 @@ class Connection(asyncio.Protocol):
         stream = self._stream(number)
         payload = frames.without_padding(flags, payload)
         if stream is not None:
-            stream.receive(payload, size)
-            if flags & frames.END_STREAM and not stream.closed:
-                self._end(stream)
+            stream.receive(payload, size, bool(flags & frames.END_STREAM))
+            self._start_if_ended(stream)
 
     def _take_window(self, size: int) -> None:
         """The window of the connection is given back at once: those of the streams hold clients back."""
@@ -153,19 +152,21 @@ class Connection(asyncio.Protocol):
     def _on_headers(self, flags: int, number: int, block: bytes) -> None:
         if not number & 1:
             raise ConnectionFailure(Code.PROTOCOL_ERROR, f"clients do not open stream {number}")
-        request = self._decoder.decode(block)
+        request, ends = self._decoder.decode(block), bool(flags & frames.END_STREAM)
         stream = self._streams.get(number)
-        if stream is None and number > self._last:
-            stream = self._open(number, request)
-        elif not flags & frames.END_STREAM:
+        if stream is not None and ends:
+            stream.receive(b"", 0, True)  # the client's trailers
+        elif number > self._last:
+            stream = self._open(number, request, ends)
+        elif not ends:
             raise ConnectionFailure(Code.PROTOCOL_ERROR, f"stream {number} is opened again")
-        if stream is not None and flags & frames.END_STREAM and not stream.closed:
-            self._end(stream)
+        if stream is not None:
+            self._start_if_ended(stream)
 
     def _on_priority(self, flags: int, number: int, payload: bytes) -> None:
         if number == 0:
             raise ConnectionFailure(Code.PROTOCOL_ERROR, "a priority of the connection")
-        if len(payload) != 5:
+        if len(payload) != frames.PRIORITY_SIZE:
             raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "a malformed priority")
 
     def _on_rst_stream(self, flags: int, number: int, payload: bytes) -> None:
@@ -183,7 +184,7 @@ class Connection(asyncio.Protocol):
         if not flags & frames.ACK:
             for name, value in frames.SETTING.iter_unpack(payload):
                 self._set(name, value)
-            self._answer(_SETTINGS_ACK)
+            self.write(_SETTINGS_ACK)
 
     def _set(self, name: int, value: int) -> None:
         if name == frames.INITIAL_WINDOW_SIZE:
@@ -247,13 +248,14 @@ class Connection(asyncio.Protocol):
 
     # Streams
 
-    def _open(self, number: int, request: headers.Request) -> Stream | None:
+    def _open(self, number: int, request: headers.Request, ends: bool) -> Stream | None:
         self._last = number
         if self._leaving:
             return None  # the client has been told; section 6.8
         if max(len(self._streams), len(self.tasks)) >= MAX_STREAMS:  # calls that were reset may still be running
             raise StreamFailure(Code.REFUSED_STREAM)
         stream = Stream(self, number, request.headers, self.peer, self._initial_window)
+        stream.ended = ends
         self._streams[number] = stream
         self._admit(stream, request)
         return stream
@@ -274,10 +276,9 @@ class Connection(asyncio.Protocol):
             self._start(stream, route)
         return None
 
-    def _end(self, stream: Stream) -> None:
-        """The client has sent all."""
-        stream.receive_end()
-        if stream.task is None and stream.route is not None:
+    def _start_if_ended(self, stream: Stream) -> None:
+        """A call with one request begins when that is complete."""
+        if stream.ended and stream.task is None and stream.route is not None and not stream.closed:
             self._start(stream, stream.route)
 
     def _start(self, stream: Stream, route: Route) -> None:
@@ -309,13 +310,11 @@ class Connection(asyncio.Protocol):
     def _send(self, data: bytes) -> None:
         if self._held:
             data, self._held = self._held + data, b""
-        if not self._over:
-            self._transport.write(data)
-
-    def _answer(self, data: bytes) -> None:
-        """To what costs the client nothing. One that asks and does not read is cut off."""
-        self.write(data)
+        if self._transport.is_closing():
+            return
+        self._transport.write(data)
         if self.paused and self._transport.get_write_buffer_size() > MAX_UNREAD:
+            _log.debug("connection of %s: it asks and does not read", self.peer())
             self._over = True
             self._transport.abort()
 
@@ -324,7 +323,7 @@ class Connection(asyncio.Protocol):
         sides would wake up for that alone."""
         self._held += data
         if len(self._held) > _MOST_HELD:
-            self._answer(b"")
+            self._send(b"")
         elif not self._holds:
             self._holds = True
             self._loop.call_later(_PING_DELAY, self._release)
@@ -332,7 +331,7 @@ class Connection(asyncio.Protocol):
     def _release(self) -> None:
         self._holds = False
         if self._held:
-            self._answer(b"")
+            self._send(b"")
 
     async def writable(self, stream: Stream) -> None:
         waiter = self._blocked[stream.id] = self._loop.create_future()

@@ -89,31 +89,30 @@ class Stream:
 
     # What the client sends
 
-    def receive(self, data: bytes, size: int) -> None:
-        """``size`` counts the padding too. Raises StreamFailure, and what ``Assembler.feed`` does."""
+    def receive(self, data: bytes, size: int, end: bool) -> None:
+        """``size`` counts the padding too. Raises StreamFailure, Internal when the end cuts a message, and what
+        ``Assembler.feed`` does."""
         self._receive_window -= size
         if self._receive_window < 0:
             raise StreamFailure(Code.FLOW_CONTROL_ERROR)
         if self.ended:
             raise StreamFailure(Code.STREAM_CLOSED)
-        if self._assembler is None and is_whole(data):
-            self._connection.limits.check_received(len(data) - PREFIX_SIZE)
-            self._messages.append(data[PREFIX_SIZE:])
-        elif data:
-            if self._assembler is None:
-                self._assembler = Assembler(self._connection.limits)
-            self._messages.extend(self._assembler.feed(data))
+        self.ended = end
+        if data:
+            self._take_apart(data)
+        if end and self._assembler is not None and self._assembler.is_within:
+            raise errors.Internal("the stream ends within a message")
         self._acknowledge()
         self._wake()
 
-    def receive_end(self) -> None:
-        """Raises StreamFailure when it has ended already, Internal when a message is cut."""
-        if self.ended:
-            raise StreamFailure(Code.STREAM_CLOSED)
-        self.ended = True
-        if self._assembler is not None and self._assembler.is_within:
-            raise errors.Internal("the stream ends within a message")
-        self._wake()
+    def _take_apart(self, data: bytes) -> None:
+        if self._assembler is None and is_whole(data):
+            self._connection.limits.check_received(len(data) - PREFIX_SIZE)
+            self._messages.append(data[PREFIX_SIZE:])
+        else:
+            if self._assembler is None:
+                self._assembler = Assembler(self._connection.limits)
+            self._messages.extend(self._assembler.feed(data))
 
     def _acknowledge(self) -> None:
         """Gives the client its window back, unless a message waits for the handler."""
