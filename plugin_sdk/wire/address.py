@@ -1,4 +1,4 @@
-"""Addresses: ``unix:///path`` or a path with a slash for a unix socket, ``tcp://host:port`` or ``host:port`` for TCP."""
+"""Addresses: ``unix:///path`` or a path with a slash is a unix socket, ``tcp://host:port`` or ``host:port`` is TCP."""
 
 from __future__ import annotations
 
