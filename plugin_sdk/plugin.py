@@ -26,7 +26,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -50,6 +50,11 @@ class SkipPlugin(Exception):
     """Raised by ``create`` when the plugin cannot work on this machine and nobody need worry; the text says why."""
 
 
+def setting(default: Any, doc: str) -> Any:
+    """A field of a configuration's dataclass; ``doc`` is one sentence, which ``cortend config default`` prints."""
+    return field(default=default, metadata={"doc": doc})
+
+
 @dataclass(frozen=True, slots=True)
 class PluginContext:
     """What ``create`` is handed. ``root`` (kept) and ``state`` (until reboot) are directories of the plugin's own,
@@ -67,8 +72,9 @@ class PluginContext:
 class Registration:
     """``kind`` and ``id`` name the plugin; ``create`` makes the object that does the work.
 
-    ``requires`` are kinds, or ``kind.id``, that must be created before. ``config`` is a dataclass whose fields are
-    the keys allowed in ``[plugins."kind.id"]``. Platforms are ``os/architecture`` texts; empty means the machine's own.
+    ``requires`` are kinds, or ``kind.id``, that must be created before. ``config`` is a dataclass whose fields
+    (``setting``) are the keys allowed in ``[plugins."kind.id"]``. Platforms are ``os/architecture`` texts; empty means
+    the machine's own.
     """
 
     kind: str

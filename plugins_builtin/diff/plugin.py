@@ -10,13 +10,12 @@ from plugin_sdk import plugin
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a worker may use for one layer: bytes of memory, bytes of the uncompressed tar, number of entries, bytes of
-    one entry's extended headers."""
+    """What a worker may use for one layer."""
 
-    memory_limit: int = 2 << 30
-    layer_limit: int = 1 << 40
-    entry_limit: int = 10_000_000
-    header_limit: int = 1 << 20
+    memory_limit: int = plugin.setting(2 << 30, "Bytes of memory that the worker of a layer may use.")
+    layer_limit: int = plugin.setting(1 << 40, "Bytes that a layer may have when it is uncompressed.")
+    entry_limit: int = plugin.setting(10_000_000, "Entries that a layer may have.")
+    header_limit: int = plugin.setting(1 << 20, "Bytes that the extended headers of one entry may have.")
 
 
 @plugin.hookimpl

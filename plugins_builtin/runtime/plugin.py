@@ -9,13 +9,13 @@ from plugin_sdk import plugin
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """``engine``: name or path of the OCI program, unless the container's options name one; empty means runc, or crun
-    where only that is installed. ``relay``: copy all output, for systems whose security module keeps containers from
-    writing to the client's FIFOs. ``systemd_cgroup``: let systemd make the cgroups."""
+    """How containers are run, where their own options do not say."""
 
-    engine: str = ""
-    relay: bool = False
-    systemd_cgroup: bool = False
+    engine: str = plugin.setting("", "Name or path of the OCI program; empty: runc, or crun where only that is there.")
+    relay: bool = plugin.setting(
+        False, "Copy all output, where a security module keeps containers from writing to the client's FIFOs."
+    )
+    systemd_cgroup: bool = plugin.setting(False, "Let systemd make the cgroups.")
 
 
 def create(context: plugin.PluginContext) -> object:

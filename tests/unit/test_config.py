@@ -309,3 +309,12 @@ def test_every_key_is_documented_under_its_table(table: str, cls: type) -> None:
 @pytest.mark.parametrize("name", [*config.LEVELS, *config.PROXY_TYPES, *config.SERVER_TABLES, *config.FLAGS])
 def test_every_name_that_is_allowed_is_documented(name: str) -> None:
     assert name.replace("_", "-") in PAGE or name in PAGE
+
+
+@pytest.mark.parametrize("registration", [each for each in REGISTRATIONS if each.config], ids=lambda each: each.id)
+def test_every_key_of_a_built_in_is_explained(registration: plugin.Registration) -> None:
+    assert registration.config is not None
+    for field in dataclasses.fields(registration.config):
+        assert str(field.metadata.get("doc", "")).endswith("."), field.name
+        assert f"`{field.name}`" in PAGE
+    assert f"`{registration.name}`" in PAGE
