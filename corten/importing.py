@@ -15,6 +15,7 @@ from plugin_sdk import content, daemon, errors, images, leases, oci, platforms
 from plugin_sdk.oci import Descriptor
 
 CHUNK = 1 << 20
+PATIENCE = 60.0  # seconds
 CONTENT_LABEL = "containerd.io/gc.ref.content."
 
 
@@ -99,7 +100,7 @@ class _Transfer:
         source = self._archive.blob(blob)
         store = self._view.content
         try:
-            with store.writer(f"import-{blob.digest}", blob.size, blob.digest) as writer:
+            with _writer(store, blob) as writer:
                 with source.open() as file:
                     if done := writer.status().offset:
                         file.seek(min(done, blob.size))
@@ -121,6 +122,18 @@ class _Transfer:
             if not config.platform.architecture or platforms.rank(platforms.host(), config.platform) is not None:
                 unpacking.unpack(self._view, self._options.snapshotter, manifest, config.diff_ids)
                 say(f"unpacked {len(manifest.layers)} layers into {self._options.snapshotter}")
+
+
+def _writer(store: content.Store, blob: Descriptor) -> content.Writer:
+    """Waits while another import writes the same blob."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return store.writer(f"import-{blob.digest}", blob.size, blob.digest)
+        except errors.Unavailable as err:
+            if "locked" not in err.message or time.monotonic() > end:
+                raise
+        time.sleep(0.05)
 
 
 def _plain(of: Descriptor) -> Descriptor:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -349,6 +350,21 @@ def test_the_library_imports_what_it_is_told(
     assert image.name == IMAGE
     assert said == [f"importing {IMAGE}"]
     assert not list(connection.view(namespace).snapshotter("overlayfs").walk())
+
+
+def test_an_import_waits_for_another_one_of_the_same_blob(
+    connection: daemon.Daemon, namespace: str, busybox: Path, command: Run
+) -> None:
+    options = importing.Options(unpack=False)
+    with archives.Archive(busybox) as archive:
+        [found] = archive.images
+    other = connection.view(namespace).content.writer(f"import-{found.root.digest}")
+    with ThreadPoolExecutor(1) as pool:
+        importing_ = pool.submit(importing.import_images, connection, namespace, busybox, options, str)
+        time.sleep(0.3)
+        assert not importing_.done()
+        other.close()
+        assert [image.name for image in importing_.result(30)] == [IMAGE]
 
 
 def test_an_archive_without_names_takes_the_given_one(
