@@ -9,7 +9,7 @@ libarchive's tar(5). Standard library only: it is loaded in the children of the 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +19,7 @@ BLOCK = 512
 REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 CONTIGUOUS, SPARSE = b"7", b"S"
 FILES = frozenset((REGULAR, b"\0", CONTIGUOUS, SPARSE))
+_EXTENSIONS = frozenset((b"x", b"X", b"g", b"L", b"K"))
 _KNOWN = FILES | {HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO}
 
 XATTR = b"SCHILY.xattr."
@@ -71,6 +72,23 @@ class Entry:
     segments: Segments | None
 
 
+class _Extension:
+    """What the headers before an entry's own say of it."""
+
+    def __init__(self) -> None:
+        self.name = self.link = b""
+        self.pax: Pax = {}
+        self.segments: Segments = []
+
+    def add(self, kind: bytes, data: bytes) -> None:
+        if kind == b"L":
+            self.name = _text(data)
+        elif kind == b"K":
+            self.link = _text(data)
+        else:
+            self.pax.update(parse_pax(data, self.segments))
+
+
 class Reader:
     """Entries of a tar that ``take(n)`` delivers: exactly n bytes, fewer at the end of the stream.
 
@@ -85,44 +103,35 @@ class Reader:
 
     def next(self) -> Entry | None:
         """The next entry; None at the end of the archive."""
-        pax: Pax | None = None
-        segments: Segments = []
-        name = link = b""
+        extension: _Extension | None = None
         spent = 0
         while True:
             header = self._take(BLOCK)
             if not header or header == _ZEROES:
-                if name or link or pax:
+                if extension is not None:
                     raise errors.InvalidArgument("the tar ends after an extended header")
                 return None
             kind = _check(header)
-            if kind not in b"xXgLK" or not kind:
-                break
+            if kind not in _EXTENSIONS:
+                return self._whole(_entry(header, kind), header, extension)
             size = number(header[124:136])
             spent += BLOCK + size
             if size < 0 or spent > self._limit:
                 raise errors.InvalidArgument(f"extended headers of a tar entry exceed {self._limit} bytes")
-            data = self._padded(size)
-            if kind == b"L":
-                name = _text(data)
-            elif kind == b"K":
-                link = _text(data)
-            elif kind == b"g":
-                self._globals.update(parse_pax(data, None))
+            if kind == b"g":
+                self._globals.update(parse_pax(self._padded(size), None))
             else:
-                pax = parse_pax(data, segments)
-        entry = _entry(header, kind)
-        if name:
-            entry.name = name
-        if link:
-            entry.link = link
-        if pax or self._globals:
-            merged = {**self._globals, **pax} if pax else self._globals
-            _extend(entry, merged)
-            self._sparse_pax(entry, merged, segments)
+                extension = extension or _Extension()
+                extension.add(kind, self._padded(size))
+
+    def _whole(self, entry: Entry, header: bytes, extension: _Extension | None) -> Entry:
+        """The entry with all that the headers before its own say of it."""
+        kind = entry.type
+        if extension is not None or self._globals:
+            self._extend(entry, extension or _Extension())
         if kind == SPARSE:
             self._sparse_gnu(entry, header)
-        if entry.type not in FILES:
+        if kind not in FILES:
             entry.size = entry.real_size = 0
         elif entry.name.endswith(b"/") and kind in (REGULAR, b"\0"):  # as V7 marks directories
             entry.type = DIRECTORY
@@ -131,6 +140,13 @@ class Reader:
         if not 0 <= entry.uid <= _MAX_ID or not 0 <= entry.gid <= _MAX_ID:
             raise errors.InvalidArgument(f"tar entry {show(entry.name)} has an impossible owner")
         return entry
+
+    def _extend(self, entry: Entry, extension: _Extension) -> None:
+        entry.name = extension.name or entry.name
+        entry.link = extension.link or entry.link
+        pax = {**self._globals, **extension.pax} if self._globals else extension.pax
+        _apply(entry, pax)
+        self._sparse_pax(entry, pax, extension.segments)
 
     def _padded(self, size: int) -> bytes:
         data = self._take((size + BLOCK - 1) // BLOCK * BLOCK)
@@ -273,10 +289,9 @@ def _entry(header: bytes, kind: bytes) -> Entry:
     return entry
 
 
-def _extend(entry: Entry, pax: Pax) -> None:
-    """Later keys of the header's own fields; an empty value takes a global one back."""
+def _apply(entry: Entry, pax: Pax) -> None:
+    """An empty value takes a global one back."""
     xattrs: dict[bytes, bytes] = {}
-    accessed = None
     for key, value in pax.items():
         if b"\0" in key or (b"\0" in value and key in _NAMES):
             raise errors.InvalidArgument(f"a zero byte in {show(key)} of a tar's extended header")
@@ -284,29 +299,19 @@ def _extend(entry: Entry, pax: Pax) -> None:
             xattrs[key[len(XATTR) :]] = value
         elif key.startswith(_XATTR_BASE64):
             xattrs.setdefault(unquote_to_bytes(key[len(_XATTR_BASE64) :]).replace(b"\0", b""), _base64(value))
-        elif not value:
-            continue
-        elif key == b"path":
-            entry.name = value
-        elif key == b"linkpath":
-            entry.link = value
-        elif key == b"size":
-            entry.size = entry.real_size = _decimal(value)
-        elif key == b"mtime":
-            entry.mtime = entry.atime = nanoseconds(value)
-        elif key == b"atime":
-            accessed = nanoseconds(value)
-        elif key == b"uid":
-            entry.uid = _decimal(value)
-        elif key == b"gid":
-            entry.gid = _decimal(value)
-        elif key == b"SCHILY.devmajor":
-            entry.major = _decimal(value)
-        elif key == b"SCHILY.devminor":
-            entry.minor = _decimal(value)
-    if accessed is not None:
-        entry.atime = accessed
+        elif value and key in _KEYS:
+            _KEYS[key](entry, value)
+    if access := pax.get(b"atime"):
+        entry.atime = nanoseconds(access)
     entry.xattrs = xattrs or None
+
+
+def _set(*names: str, read: Callable[[bytes], int | bytes]) -> Callable[[Entry, bytes], None]:
+    def apply(entry: Entry, value: bytes) -> None:
+        for name in names:
+            setattr(entry, name, read(value))
+
+    return apply
 
 
 def nanoseconds(text: bytes) -> int:
@@ -323,6 +328,18 @@ def _decimal(text: bytes) -> int:
     if not text.isdigit() or len(text) > 20 or int(text) > _MAX_NUMBER:
         raise errors.InvalidArgument(f"malformed number {text[:40]!r} in a tar header")
     return int(text)
+
+
+_KEYS: Mapping[bytes, Callable[[Entry, bytes], None]] = {
+    b"path": _set("name", read=bytes),
+    b"linkpath": _set("link", read=bytes),
+    b"size": _set("size", "real_size", read=_decimal),
+    b"mtime": _set("mtime", "atime", read=nanoseconds),
+    b"uid": _set("uid", read=_decimal),
+    b"gid": _set("gid", read=_decimal),
+    b"SCHILY.devmajor": _set("major", read=_decimal),
+    b"SCHILY.devminor": _set("minor", read=_decimal),
+}
 
 
 def _base64(text: bytes) -> bytes:

@@ -116,41 +116,37 @@ class Directories:
         return directory
 
     def find(self, name: bytes, *, make: bool) -> Directory | None:
+        """None where it is missing, unless it is to be made."""
         links = 0
         directory = self.root()
         todo = name.split(b"/")[::-1] if name else []
         while todo:
             part = todo.pop()
-            if part in (b"", b"."):
-                continue
             if part == b"..":
                 directory = self.reopen(directory.path[:-1])
+            if part in (b"", b".", b".."):
                 continue
-            path = (*directory.path, part)
-            known = self._by_path.get(path)
+            known = self._by_path.get((*directory.path, part))
+            status = None if known else self.stat(directory, part)
             if known is not None:
                 directory = known
-                continue
-            status = self.stat(directory, part)
-            if status is not None and stat.S_ISLNK(status.st_mode):
+            elif status is not None and stat.S_ISLNK(status.st_mode):
                 links += 1
-                target = self.read_link(directory, part)
-                if links > _LINKS or len(todo) > 4096:
-                    raise errors.InvalidArgument(f"too many symbolic links on the way to {show(self.name)}")
-                self.followed.add(path)
-                todo.extend(target.split(b"/")[::-1])
-                if target.startswith(b"/"):
-                    directory = self.root()
-                continue
-            if status is None and not make:
+                directory = self._follow(directory, part, todo, links)
+            elif make or (status is not None and stat.S_ISDIR(status.st_mode)):
+                directory = self.enter(directory, part, status)
+            else:
                 return None
-            if status is not None and not stat.S_ISDIR(status.st_mode):
-                if not make:  # umoci writes whiteouts below what has become a file
-                    return None
-                blocked, wanted = show(b"/".join(path)), show(self.name)
-                raise errors.InvalidArgument(f"{blocked} on the way to {wanted} is not a directory")
-            directory = self.enter(directory, part, status)
         return directory
+
+    def _follow(self, directory: Directory, name: bytes, todo: list[bytes], links: int) -> Directory:
+        """Puts the link's target before what is still to be walked."""
+        target = self.read_link(directory, name)
+        if links > _LINKS or len(todo) > _PARTS:
+            raise errors.InvalidArgument(f"too many symbolic links on the way to {show(self.name)}")
+        self.followed.add((*directory.path, name))
+        todo.extend(target.split(b"/")[::-1])
+        return self.root() if target.startswith(b"/") else directory
 
     def reopen(self, path: Path) -> Directory:
         """A directory that was walked before: the way back up is a way through real directories."""
@@ -168,6 +164,8 @@ class Directories:
         path = (*parent.path, name)
         if (known := self._by_path.get(path)) is not None:
             return known
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            raise errors.InvalidArgument(f"{show(b'/'.join(path))} on the way to {show(self.name)} is not a directory")
         lower = self.lower_stat(parent, name)
         below = lower is not None and stat.S_ISDIR(lower.st_mode)
         fresh = False
