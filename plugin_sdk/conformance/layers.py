@@ -78,6 +78,23 @@ def block(name: bytes, size: int = 0, kind: bytes = b"0", *, link: bytes = b"", 
     return header[:148] + b"%06o\0 " % sum(header) + header[156:]
 
 
+def pax_header(records: list[tuple[str, str]]) -> bytes:
+    data = b""
+    for key, value in records:
+        rest = f" {key}={value}\n".encode()
+        length = len(rest) + 1
+        while len(str(length)) + len(rest) != length:
+            length += 1
+        data += str(length).encode() + rest
+    return block(b"header", len(data), b"x") + padded(data)
+
+
+def zstd(data: bytes) -> bytes:
+    import zstandard
+
+    return bytes(zstandard.ZstdCompressor(write_checksum=True).compress(data))
+
+
 def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 512)
 
