@@ -1,6 +1,6 @@
 """``sh scripts/bench start``: how long ``ctr run --rm`` takes for a tiny image that is already unpacked.
 
-The same ctr, the same runc, the same busybox with /bin/true, on tmpfs; one run of the one, one run of the other, in turn.
+The same ctr, the same runc, the same busybox with /bin/true, on tmpfs; a run of the one and a run of the other in turn.
 """
 
 from __future__ import annotations

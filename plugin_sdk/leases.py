@@ -1,8 +1,8 @@
 """Leases: what a lease holds is not collected.
 
-The id is any non-empty text; mostly the client chooses it. A lease with the label ``containerd.io/gc.expire`` (RFC 3339)
-ends then. A request made under a lease (header ``containerd-lease``) adds each object that it makes or finds existing
-to it.
+The id is any non-empty text; mostly the client chooses it. A lease with the label ``containerd.io/gc.expire`` (RFC
+3339) ends then. A request made under a lease (header ``containerd-lease``) adds each object that it makes or finds
+existing to it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from plugin_sdk.api.types import event_pb2
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import events as wire
 from plugin_sdk.wire import rpc, ttrpc
-
 from tests.serving import running
 
 SERVICE = content_pb2.DESCRIPTOR.services_by_name["Content"]
