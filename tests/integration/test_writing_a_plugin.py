@@ -74,3 +74,14 @@ def test_a_container_runs_on_it(daemon: daemons.Daemon, busybox: Path) -> None:
     daemon.ctr("images", "import", "--snapshotter", "copies", str(busybox), check=True)
     run = ["run", "--rm", "--snapshotter", "copies", images.BUSYBOX, "a", "echo", "hi"]
     assert daemon.ctr(*run, check=True).stdout == b"hi\n"
+
+
+def test_the_commands_work(daemon: daemons.Daemon, busybox: Path) -> None:
+    [commands] = re.findall(r"```sh\n(.*?)```\n", (ROOT / "docs" / "writing-a-plugin.md").read_text(), re.DOTALL)
+    environment = {**os.environ, "CONTAINERD_ADDRESS": daemon.address}
+    done = subprocess.run(
+        ["sh", "-ec", commands], cwd=busybox.parent, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\nhello\n" in done.stdout
+    assert done.stdout.rstrip().endswith("Committed")
