@@ -37,7 +37,10 @@ def prepare() -> None:
 class _Rehearsal(Shim):
     def __init__(self, listener: int, address: bytes) -> None:
         folder = f"/proc/{os.getpid()}/fd"  # of no files, but of FIFOs
-        super().__init__({"bundle": folder, "id": "rehearsal", "engine": [_ENGINE], "shared_pids": False}, listener)
+        gate, inside = os.pipe()
+        os.write(inside, b"0")
+        params = {"bundle": folder, "id": "rehearsal", "engine": [_ENGINE], "gate": f"{folder}/{gate}"}
+        super().__init__(params, listener)
         fifos = [f"{folder}/{os.pipe()[0]}" for _ in range(3)]
         stdio = {"stdin": fifos[0], "stdout": fifos[1], "stderr": fifos[2], "terminal": False}
         self._steps: list[Message] = [

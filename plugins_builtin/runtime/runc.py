@@ -144,6 +144,7 @@ class Runc:
             "socket": str(self._sockets / digest),
             "engine": list(chosen.command),
             "flags": list(chosen.flags),
+            "gate": chosen.gate,
             "relay": self._config.relay,
             "owner": chosen.owner,
             "shim_cgroup": chosen.shim_cgroup,

@@ -21,7 +21,7 @@ import termios
 
 from plugin_sdk import errors, lines
 from plugins_builtin.runtime.clients import Clients, Reply
-from plugins_builtin.runtime.engine import Console, Engine, remove, spawn
+from plugins_builtin.runtime.engine import Console, Engine, Gate, remove, spawn
 from plugins_builtin.runtime.loop import Loop
 from plugins_builtin.runtime.stdio import Stdio
 
@@ -107,6 +107,7 @@ class Shim:
         self._processes: dict[str, Process] = {}
         self._creating = False
         self._waiting: list[Reply] = []
+        self._gate: Gate | None = None
         self._clients = Clients(self._loop, listener, self._request, self._left)
 
     def run(self) -> None:
@@ -188,7 +189,17 @@ class Shim:
         if process.exec_id:
             self._start_exec(process, reply)
         else:
-            self._engine.run(["start"], [], lambda error: self._started(process, error, reply))
+            self._start_init(process, reply)
+
+    def _start_init(self, init: Process, reply: Reply) -> None:
+        def started(error: str | None) -> None:
+            self._gate = None
+            self._started(init, error, reply)
+
+        try:
+            self._gate = Gate(self._loop, str(self._params.get("gate") or ""), started)
+        except OSError:
+            self._engine.run(["start"], [], started)
 
     def _start_exec(self, process: Process, reply: Reply) -> None:
         try:
@@ -303,23 +314,35 @@ class Shim:
         reply(process.describe())
 
     def _delete_init(self, init: Process, reply: Reply) -> None:
-        def unmounted(code: str, text: str) -> None:
-            if code:
+        """The engine's state and the rootfs, at the same time unless there are hooks to run in between."""
+        left, failed = {"engine", "rootfs"}, False
+
+        def done(part: str, code: str, text: str) -> None:
+            nonlocal failed
+            left.discard(part)
+            if code and not failed:
+                failed = True
                 reply.fail(code, text)
-            else:
+            elif not left and not failed:
                 reply(init.describe())
                 self._loop.stop()
 
         def deleted(error: str | None) -> None:
-            if error is not None and "does not exist" not in error:
-                reply.fail("Internal", error)
-            else:
-                self._aside("unmount", [f"{self._bundle}/rootfs"], unmounted)
+            gone = error is None or "does not exist" in error
+            done("engine", "" if gone else "Internal", error or "")
+            if gone and not self._params.get("gate"):
+                unmount()
+
+        def unmount() -> None:
+            rootfs = f"{self._bundle}/rootfs"
+            self._aside("unmount", [rootfs], lambda code, text: done("rootfs", code, text))
 
         for process in self._processes.values():
             if process.io is not None:
                 process.io.close()
         self._engine.run(["delete"], [], deleted)
+        if self._params.get("gate"):
+            unmount()
 
     def do_shutdown(self, message: Params, reply: Reply) -> None:
         reply({})
@@ -389,7 +412,10 @@ class Shim:
             pass
         if process.io is not None:
             process.io.ended()
-        if not process.held_back:
+        if self._gate is not None and not process.exec_id:
+            self._gate.close()  # init has ended before it went on: the engine says why it cannot be started
+            self._engine.run(["start"], [], self._gate.opened)
+        elif not process.held_back:
             self._tell(process)
 
     def _tell(self, process: Process) -> None:

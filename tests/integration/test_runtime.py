@@ -819,3 +819,43 @@ def test_crun_is_driven_too(place, rootfs):
     expected = ["3 True", "PAUSED", "InvalidArgument True", "137 137", "['one', 'two']"]
     assert done.stdout.splitlines() == expected
     assert os.listdir(place / "bundles") == []
+
+
+def hooked(place):
+    """A spec change: each hook writes its name."""
+
+    def change(spec):
+        def hook(name):
+            return [{"path": "/bin/sh", "args": ["sh", "-c", f"echo {name} >> {place}/hooks; cat >/dev/null"]}]
+
+        spec["hooks"] = {name: hook(name) for name in ("createRuntime", "poststart", "poststop")}
+
+    return change
+
+
+def test_hooks_are_run_by_the_engine(bench, place):
+    task = bench.run("hooks", "true", change=hooked(place))
+    bench.wait("hooks")
+    task.delete()
+    assert sorted((place / "hooks").read_text().split()) == ["createRuntime", "poststart", "poststop"]
+
+
+def test_a_created_task_that_ends_before_its_start_is_not_started(bench):
+    task = bench.create("late", "sleep", "60")
+    os.kill(task.pid, signal.SIGKILL)
+    bench.wait("late")
+    with pytest.raises(errors.FailedPrecondition):
+        task.start()
+
+
+def test_start_and_sudden_death_at_once_never_hang(bench):
+    for number in range(5):
+        task = bench.create(f"race{number}", "sleep", "60")
+        killer = threading.Thread(target=os.kill, args=(task.pid, signal.SIGKILL))
+        killer.start()
+        with contextlib.suppress(errors.FailedPrecondition):
+            task.start()
+        killer.join()
+        assert bench.wait(task.id).status == 137
+        task.delete()
+    bench.tasks.clear()
