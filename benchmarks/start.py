@@ -27,7 +27,8 @@ def measure(daemon: daemons.Daemon, ctr: str, name: str) -> float:
 def compare(pair: list[daemons.Daemon], ctr: str, rounds: int) -> list[list[float]]:
     times: list[list[float]] = [[] for _ in pair]
     for number in range(rounds + 3):
-        for daemon, found in zip(pair, times, strict=True):
+        both = list(zip(pair, times, strict=True))
+        for daemon, found in both if number % 2 else reversed(both):
             found.append(measure(daemon, ctr, f"{daemon.name}-{number}"))
     return [found[3:] for found in times]  # the first ones warm caches
 
