@@ -88,16 +88,22 @@ class Gate:
         self._loop = loop
         self._path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        loop.watch(self._fd, select.EPOLLIN, self._ready)
+        loop.watch(self._fd, select.EPOLLIN, self.look)
 
     def close(self) -> None:
         self._loop.close(self._fd)
 
-    def _ready(self, _: int) -> None:
-        if os.read(self._fd, 1):
+    def look(self, _: int = 0) -> bool:
+        """Whether init has gone on."""
+        try:
+            passed = os.read(self._fd, 1)
+        except BlockingIOError:
+            return False
+        if passed:
             self.close()
             remove(self._path)
             self.opened(None)
+        return bool(passed)
 
 
 def spawn(argv: list[str], environment: Environment, descriptors: Mapping[int, int]) -> int:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Ready = Callable[[int], None]  # called with the epoll mask
+    Ready = Callable[[int], object]  # called with the epoll mask
     Ended = Callable[[int, int], None]  # called with the exit status, or minus the signal, and the time in nanoseconds
 
 

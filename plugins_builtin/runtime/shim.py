@@ -412,11 +412,13 @@ class Shim:
             pass
         if process.io is not None:
             process.io.ended()
-        if self._gate is not None and not process.exec_id:
-            self._gate.close()  # init has ended before it went on: the engine says why it cannot be started
-            self._engine.run(["start"], [], self._gate.opened)
-        elif not process.held_back:
-            self._tell(process)
+        gate = None if process.exec_id else self._gate
+        if gate is None:
+            if not process.held_back:
+                self._tell(process)
+        elif not gate.look():  # init has ended before it went on: the engine says why it cannot be started
+            gate.close()
+            self._engine.run(["start"], [], gate.opened)
 
     def _tell(self, process: Process) -> None:
         self._clients.tell({"event": "exit", **process.describe()})

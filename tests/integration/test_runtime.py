@@ -848,6 +848,18 @@ def test_a_created_task_that_ends_before_its_start_is_not_started(bench):
         task.start()
 
 
+def test_a_task_that_ends_at_once_has_started(bench):
+    for number in range(20):
+        task = bench.create(f"brief{number}", "true")
+        os.kill(task.shim_pid, signal.SIGSTOP)
+        threading.Timer(0.03, os.kill, (task.shim_pid, signal.SIGCONT)).start()
+        assert task.start() == task.pid
+        assert bench.wait(task.id).status == 0
+        task.delete()
+    assert len(bench.exits) == 20
+    bench.tasks.clear()
+
+
 def test_start_and_sudden_death_at_once_never_hang(bench):
     for number in range(5):
         task = bench.create(f"race{number}", "sleep", "60")

@@ -148,3 +148,19 @@ def test_a_path_that_does_not_exist_leaves_nothing_open(loop, tmp_path):
     with pytest.raises(errors.NotFound, match="missing"):
         Stdio(loop, {"stdin": str(tmp_path / "in"), "stdout": str(tmp_path / "missing")}, False, None)
     # The fixture counts what is open.
+
+
+def test_a_gate_is_passed_also_when_its_process_has_ended_since(loop, tmp_path):
+    path, opened = str(tmp_path / "exec.fifo"), []
+    os.mkfifo(path)
+    gate = engine.Gate(loop, path, opened.append)
+    assert not gate.look()
+    writer = os.open(path, os.O_WRONLY)
+    assert not gate.look()
+    os.write(writer, b"0")
+    os.close(writer)
+    assert gate.look()
+    assert opened == [None]
+    assert not os.path.exists(path)
+    with pytest.raises(OSError):
+        engine.Gate(loop, path, opened.append)
