@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -187,3 +189,43 @@ class StackSuite(Rig):
     def test_notes_of_aufs_are_left_out(self, apply: Apply, stack: Stack) -> None:
         apply(stack, member(".wh..wh.aufs"), directory(".wh..wh.plnk", 0o700), member("a"))
         assert set(stack.tree()) == {".", "a"}
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_any_layers_look_the_same_on_any_stack(self, apply: Apply, folder: Path, seed: int) -> None:
+        """What an upper directory gets is compared with what removing and overlayfs itself make of the same entries."""
+        generator = random.Random(seed)
+        stacks = [Stack(folder / kind, kind) for kind in ("plain", "overlay", "through")]
+        for stack in stacks:
+            (folder / stack.kind).mkdir()
+        for _ in range(4):
+            entries = [_any(generator) for _ in range(generator.randint(1, 12))]
+            seen = [_outcome(apply, stack, entries) for stack in stacks]
+            assert seen[0] == seen[1] == seen[2], [(info.name, info.type, info.linkname) for info, _ in entries]
+            if isinstance(seen[0], str):
+                return
+
+
+def _outcome(apply: Apply, stack: Stack, entries: list[layers.Member]) -> layers.Tree | str:
+    try:
+        apply(stack, *entries)
+    except errors.InvalidArgument as err:
+        return err.message
+    return stack.tree()
+
+
+def _any(generator: random.Random) -> layers.Member:
+    folders = [generator.choice("abc") for _ in range(generator.randint(1, 2))]
+    base = generator.choice("abcxyzxyzxyz")
+    name, kind = "/".join([*folders, base]), generator.randrange(9)
+    owner, time = (generator.randrange(3), generator.randrange(3)), generator.randrange(1, 10**18)
+    if kind < 2:
+        return member(name, generator.randbytes(9), mode=generator.choice((0o644, 0o4755)), owner=owner, time=time)
+    if kind < 4:
+        return directory("/".join(folders), generator.choice((0o755, 0o2775, 0o700)), owner=owner, time=time)
+    if kind == 4:
+        return symlink(name, generator.choice(("a", "../a", "/b", "/a/b", "../../c", "c/a", "..", ".", "/")))
+    if kind == 5:
+        return member(name, kind=tarfile.FIFOTYPE, owner=owner, time=time)
+    if kind == 6:
+        return member(name, kind=tarfile.CHRTYPE, device=(0, 0))
+    return member("/".join([*folders[: kind - 6], ".wh..wh..opq" if kind == 8 else f".wh.{base}"]))
