@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import logging
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -236,7 +235,7 @@ class Table:
                 self.holding(entry, ""),
             ):
                 task = engine.load(entry.bundle, *self._callbacks(entry))
-                if task is None or row.state == records.CREATING:
+                if task is None or row.state == records.CREATING or not self._has_container(row):
                     self._give_up(entry, task)
                     return
                 if row.state == records.CREATED and task.state().status != runtime.Status.CREATED:
@@ -247,17 +246,24 @@ class Table:
             entry.error = err
 
     def _give_up(self, entry: Entry, task: runtime.Task | None) -> None:
-        """Nobody was told of the task, or it has vanished, as after a restart of the machine."""
+        """Nobody was told of the task; or it has vanished, as after a restart of the machine; or nobody can get it by
+        its id any more, since its container has gone."""
         row = entry.row
-        if task is not None:
-            _undo(task)
+        exit = None if task is None else _undo(task)
         if row.state == records.CREATING:
             self.write(records.abandon, row)
         else:
-            self.write(_vanished, row)
+            self.write(_vanished, row, exit)
         self._remove(entry)
         entry.end(errors.NotFound(f"task {row.id} not found"))
         log.info("task %s in namespace %s has gone", row.id, row.namespace)
+
+    def _has_container(self, row: records.Row) -> bool:
+        try:
+            self.container(Scope(row.namespace), row.id)
+        except errors.NotFound:
+            return False
+        return True
 
     def _unknown_bundles(self) -> list[Path]:
         return [
@@ -277,8 +283,6 @@ class Table:
                 self._take_in_by(name, bundle, keep=container is not None)
             except errors.Error as err:
                 log.error("bundle %s cannot be loaded by %s: %s", bundle, name, err.message)
-        if container is None and bundle.exists():
-            shutil.rmtree(bundle, ignore_errors=True)
 
     def _take_in_by(self, name: str, bundle: Path, *, keep: bool) -> None:
         entry = self._add(records.Row(0, bundle.parent.name, bundle.name, name, records.STARTED))
@@ -294,24 +298,22 @@ class Table:
             _undo(task)
 
 
-def _undo(task: runtime.Task) -> None:
-    """Ends and forgets a task of which nobody was told."""
+def _undo(task: runtime.Task) -> Exit | None:
+    """Ends and forgets a task, if that can be done; answers how it ended."""
     with suppress(errors.Error):
         task.kill(9)
     deadline = time.monotonic() + _KILL_TIMEOUT
     while True:
         try:
-            task.delete()
+            return task.delete()
         except errors.FailedPrecondition as err:
             if time.monotonic() > deadline:
                 log.error("task %s cannot be undone: %s", task.id, err.message)
-                return
+                return None
             time.sleep(0.02)
         except errors.Error as err:
             log.error("task %s cannot be undone: %s", task.id, err.message)
-            return
-        else:
-            return
+            return None
 
 
 def _ended(tx: Transaction, row: records.Row, exit: Exit) -> bool:
@@ -319,9 +321,10 @@ def _ended(tx: Transaction, row: records.Row, exit: Exit) -> bool:
     return records.delete(tx, row, exit)
 
 
-def _vanished(tx: Transaction, row: records.Row) -> None:
-    exit = records.recorded(tx, row)
-    if exit is None:
-        exit = Exit(row.namespace, row.id, "", row.pid, KILLED, tx.now)
-        records.record_exit(tx, row, exit)
-    records.delete(tx, row, exit)
+def _vanished(tx: Transaction, row: records.Row, exit: Exit | None) -> None:
+    """``exit`` is None when its runtime does not know the task either."""
+    known = records.recorded(tx, row)
+    if known is None:
+        known = exit or Exit(row.namespace, row.id, "", row.pid, KILLED, tx.now)
+        records.record_exit(tx, row, known)
+    records.delete(tx, row, known)

@@ -629,6 +629,29 @@ def test_a_shim_that_does_not_answer_delays_only_its_own_task(kernel: Kernel, mo
     assert kernel.tasks.get("slow").status == Status.RUNNING
 
 
+def test_a_task_whose_container_has_gone_is_undone(kernel: Kernel) -> None:
+    kernel.run()
+    kernel.forget("web")
+    assert [process.status for process in kernel.tasks.list()] == [Status.RUNNING]
+    kernel.restart()
+    assert kernel.tasks.list() == []
+    assert kernel.topics() == ["/tasks/exit", "/tasks/delete"]
+    assert kernel.event("/tasks/delete", task_pb2.TaskDelete).exit_status == 137
+    assert not list((kernel.root / "state").glob("*/*/*"))
+
+
+def test_a_task_that_has_ended_before_its_container_went_keeps_its_exit(kernel: Kernel) -> None:
+    task = kernel.run()
+    kernel.forget("web")
+    kernel.close()
+    task.exits = lambda exit: None
+    task.die(status=5)
+    kernel._open()
+    kernel.manager.recover()
+    assert kernel.event("/tasks/delete", task_pb2.TaskDelete).exit_status == 5
+    assert kernel.topics()[-2:] == ["/tasks/exit", "/tasks/delete"]
+
+
 def test_a_bundle_without_row_is_kept_for_its_container(kernel: Kernel) -> None:
     kernel.run()
     kernel.database.write(lambda tx: tx.execute("DELETE FROM tasks"))
@@ -646,6 +669,17 @@ def test_a_bundle_without_row_and_container_is_undone(kernel: Kernel) -> None:
     kernel.restart()
     assert kernel.tasks.list() == []
     assert not list((kernel.root / "state").glob("*/*/*"))
+
+
+def test_a_bundle_that_cannot_be_loaded_is_kept(kernel: Kernel) -> None:
+    """Something may be mounted in it."""
+    kernel.run()
+    kernel.forget("web")
+    kernel.database.write(lambda tx: tx.execute("DELETE FROM tasks"))
+    kernel.runtime.error = errors.Unavailable("the shim does not answer")
+    kernel.restart()
+    assert kernel.tasks.list() == []
+    assert list((kernel.root / "state").glob("*/*/web"))
 
 
 # -- killed at every step
