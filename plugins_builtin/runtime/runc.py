@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plugin_sdk import errors, runtime, workers
+from plugin_sdk import errors, mounts, runtime, workers
 from plugins_builtin.runtime import cgroups, shim
 from plugins_builtin.runtime.link import Watcher
 from plugins_builtin.runtime.settings import settings, shares_pids
@@ -113,13 +113,14 @@ class Runc:
         threading.Thread(target=self._bury, args=(task,), name=f"bury-{task.id}", daemon=True).start()
 
     def remove(self, params: dict[str, object]) -> None:
-        """The bundle, under a name that ``load`` removes, and the socket."""
+        """The socket, then the bundle under a name that ``load`` removes."""
         bundle = Path(str(params["bundle"]))
+        Path(str(params["socket"])).unlink(missing_ok=True)
+        _remove_mount_point(bundle / "rootfs")
         removed = bundle.with_name(f".{bundle.name}-{time.time_ns()}")
         with contextlib.suppress(FileNotFoundError):
             bundle.rename(removed)
         shutil.rmtree(removed, ignore_errors=True)
-        Path(str(params["socket"])).unlink(missing_ok=True)
 
     def undo(self, params: dict[str, object]) -> None:
         """After the shim's end: ends what is left, unmounts, removes the bundle."""
@@ -222,6 +223,16 @@ class Runc:
             worker.wait(_ENGINE)
         finally:
             worker.close()
+
+
+def _remove_mount_point(folder: Path) -> None:
+    """What an interrupted clean-up has left mounted there is taken off: nothing is removed through a mount."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        mounts.unmount_below(folder, mounts.MNT_DETACH)
 
 
 def _write_bundle(request: runtime.Create, params: dict[str, object]) -> None:

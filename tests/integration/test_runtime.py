@@ -735,6 +735,33 @@ def test_a_shim_that_died_in_between_is_an_exit_137(bench, fifos):
     assert task.delete().status == 137
 
 
+def test_a_bundle_is_never_removed_through_a_mount(bench, place, rootfs, monkeypatch):
+    """As when the spawner dies while it cleans up after a shim."""
+    shutil.copytree(rootfs, place / "precious", symlinks=True)
+    task = bench.run("kept", "sleep", "60", mount=mounts.Mount("bind", str(place / "precious"), "", ("rbind", "rw")))
+    clean_up = bench.runtime._clean_up
+    monkeypatch.setattr(bench.runtime, "_clean_up", lambda params: None)
+    os.kill(shim_pid(task), signal.SIGKILL)
+    assert bench.wait("kept").status == 137
+    task.delete()
+    assert (place / "precious/bin/busybox").exists()
+    assert not (place / "bundles/kept").exists()
+    clean_up(task.params)
+
+
+def test_a_socket_goes_before_its_bundle(bench, place, monkeypatch):
+    """So that a crash in between leaves none that nobody knows of."""
+    task = bench.run("short", "true")
+    bench.wait("short")
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("here it crashes"))
+    with pytest.raises(pytest.fail.Exception):
+        task.delete()
+    assert os.listdir(place / "s") == []
+    monkeypatch.undo()
+    bench.restart()
+    bench.load("short").delete()
+
+
 def test_a_half_made_bundle_is_undone(bench):
     bundle = bench.place / "bundles/half"
     for parts in ((), ("config.json",)):
