@@ -14,7 +14,8 @@ stays in the mount, and the caller throws that snapshot away. Nothing outside of
 the tar says. ``compare`` writes one blob with whiteouts for what only ``lower`` has; of identical trees it makes a
 valid tar without entries. When ``compare`` raises, its ingest stays and can be aborted.
 
-All methods block and may be called from several threads.
+All methods block and may be called from several threads. While ``apply`` works it reads nothing (``read_at(0, 0)``)
+from the blob's reader now and then, which raises when the caller has gone; then it gives up.
 """
 
 from __future__ import annotations

@@ -116,6 +116,7 @@ class Reader:
     """Implements ``plugin_sdk.content.Reader``; counts as a call in flight until it is closed."""
 
     def __init__(self, backends: Backends, scope: Scope, digest: str) -> None:
+        self._scope = scope
         with ExitStack() as stack:
             made = stack.enter_context(backends.use(plugin.CONTENT, backends.content_id(), scope))
             self._reader: content.Reader = stack.enter_context(made.reader(digest))
@@ -126,6 +127,8 @@ class Reader:
         return self._reader.size
 
     def read_at(self, offset: int, size: int) -> bytes:
+        """Also raises Canceled or DeadlineExceeded."""
+        self._scope.check()
         return self._reader.read_at(offset, size)
 
     def fileno(self) -> int:

@@ -11,11 +11,12 @@ import fcntl
 import io
 import json
 import os
+import select
 import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 UNPACK = "plugins_builtin.diff.unpack:main"
 PACK = "plugins_builtin.diff.pack:main"
 _CHUNK = 1 << 20
+_PATIENCE = 100  # milliseconds between two looks at whether the caller still waits
 _LAST_WORDS = 10.0  # seconds that a worker has for its end after its result
 
 
@@ -61,7 +63,7 @@ class Differ:
         ):
             blob.started()
             result.end.close()
-            answer = _answer(result.file, worker, what)
+            answer = _answer(result.file, worker, what, lambda: reader.read_at(0, 0))
         if descriptor.size and answer["blob_size"] != descriptor.size:
             found = f"has {answer['blob_size']} bytes, its descriptor says {descriptor.size}"
             raise errors.InvalidArgument(f"blob {descriptor.digest} {found}")
@@ -118,7 +120,7 @@ class Differ:
             result.end.close()
             while block := output.file.read(_CHUNK):
                 writer.write(block)
-            return _answer(result.file, worker, "comparing")
+            return _answer(result.file, worker, "comparing", lambda: None)
 
     @contextlib.contextmanager
     def _worker(self, entry: str, params: Mapping[str, object], fds: Sequence[int]) -> Iterator[Worker]:
@@ -223,11 +225,20 @@ def _readable(reader: content.Reader) -> Iterator[_File | _Feed]:
         feed.close()
 
 
-def _answer(result: io.FileIO, worker: Worker, what: str) -> dict[str, Any]:
-    """The worker's last line. Progress comes before it."""
+def _answer(result: io.FileIO, worker: Worker, what: str, check: Callable[[], object]) -> dict[str, Any]:
+    """The worker's last line; progress comes before it. ``check`` raises when nobody waits for it any more."""
     last: dict[str, Any] = {}
     rest = b""
-    while block := result.read(_CHUNK):
+    ready = select.poll()
+    ready.register(result, select.POLLIN)
+    while True:
+        if not ready.poll(_PATIENCE):
+            check()
+            continue
+        block = result.read(_CHUNK)
+        if not block:
+            break
+        check()
         *lines, rest = (rest + block).split(b"\n")
         if lines:
             last = json.loads(lines[-1])

@@ -75,6 +75,22 @@ class Slow(StreamedReader):
         return self._reader.read_at(offset, size)
 
 
+class Gone(StreamedReader):
+    """Nobody waits for it, from the second look on."""
+
+    def __init__(self, reader):
+        super().__init__(reader)
+        self._canceled = threading.Event()
+
+    def read_at(self, offset, size):
+        if size:
+            self._canceled.wait(20)
+        elif not self._canceled.is_set():
+            self._canceled.set()
+            return b""
+        raise errors.Canceled("the caller has gone away")
+
+
 class Failing(StreamedReader):
     def read_at(self, offset, size):
         if offset:
@@ -271,6 +287,18 @@ def test_any_number_of_directories_can_be_in_work(differ, store, overlay):
     assert all(tree[f"links/{number}"] == tree[f"b/{number}/old"] for number in range(count))
     assert [path for path in tree if path.startswith("c/") and path.endswith("/old")] == []
     assert f"c/{count - 1}/new" in tree
+
+
+@pytest.mark.root
+def test_a_worker_is_ended_when_the_caller_goes_away(folder, differ, store, overlay):
+    """Though it hangs: this one waits for a pipe that nobody writes."""
+    layer = Descriptor(oci.LAYER, put(store, tar(member("a", bytes(9000)))), 0)
+    gone = Streamed(store)
+    gone.reader = lambda digest: Gone(store.reader(digest))
+    begin = time.monotonic()
+    with pytest.raises(errors.Canceled):
+        differ.apply(layer, overlay.push(), gone)
+    assert time.monotonic() - begin < 5
 
 
 class WithoutSite:
