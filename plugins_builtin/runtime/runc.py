@@ -89,6 +89,7 @@ class Runc:
     def load(self, bundle: Path, exits: Exits, oom: Oom) -> Task | None:
         params = _read_json(bundle / "task.json")
         if bundle.name.startswith(".") or params is None or not (bundle / "shim.json").exists():
+            _remove_mount_point(bundle / "rootfs")
             shutil.rmtree(bundle, ignore_errors=True)
             return None
         task = Task(self, params, self._watcher, exits, oom)
@@ -217,12 +218,14 @@ class Runc:
         task.mourn()
 
     def _clean_up(self, params: dict[str, object]) -> None:
-        """In a child: kills what the engine still knows, deletes it, detaches the mounts."""
+        """In a child: kills what the engine still knows, deletes it, detaches the mounts. Raises Internal."""
         worker = self._workers.start(_UNDO, params)
         try:
-            worker.wait(_ENGINE)
+            status = worker.wait(_ENGINE)
         finally:
             worker.close()
+        if status:
+            raise errors.Internal(f"clearing away what is left of task {params['id']} ended with {status}")
 
 
 def _remove_mount_point(folder: Path) -> None:
