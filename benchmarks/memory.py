@@ -83,12 +83,13 @@ def main() -> None:
 
 
 def report(corten: tuple[list[int], int], peer: tuple[list[int], int], client: str) -> None:
-    print(f"private memory of the supervisors of {CONTAINERS} idle containers, KiB ({client})")
-    print(f"{'':12}{'a shim':>10}{'spawner':>10}{'in all':>10}{'a container':>14}")
-    for name, (shims, spawner) in (("corten", corten), ("containerd", peer)):
-        total = sum(shims) + spawner
-        print(f"{name:12}{median(shims):>10.0f}{spawner:>10}{total:>10}{total / CONTAINERS:>14.0f}")
-    print(f"memory ratio={(sum(corten[0]) + corten[1]) / (sum(peer[0]) + peer[1]):.2f}")
+    print(f"# Private memory of what watches over {CONTAINERS} idle containers\n")
+    print(f"- machine: {tables.machine()}\n- client: {client}, the same for both")
+    print("\n| daemon | a shim, median KiB | spawner KiB | in all KiB | a container KiB |\n|---|---|---|---|---|")
+    totals = [sum(shims) + spawner for shims, spawner in (corten, peer)]
+    for name, (shims, spawner), total in zip(("corten", "containerd"), (corten, peer), totals, strict=True):
+        print(f"| {name} | {median(shims):.0f} | {spawner} | {total} | {total / CONTAINERS:.0f} |")
+    print(f"\nmemory ratio={totals[0] / totals[1]:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -898,3 +898,24 @@ def test_start_and_sudden_death_at_once_never_hang(bench):
         assert bench.wait(task.id).status == 137
         task.delete()
     bench.tasks.clear()
+
+
+def test_nothing_is_removed_through_a_mount_that_stays(bench, place, monkeypatch):
+    """The clean-up's child is ended each time, so the rootfs stays mounted."""
+    (place / "precious").mkdir()
+    (place / "precious/file").touch()
+    start = bench.spawner.start
+
+    def start_and_kill(entry, params, fds=()):
+        worker = start(entry, params, fds)
+        if entry.endswith(":undo"):
+            os.kill(worker.pid, signal.SIGKILL)
+        return worker
+
+    monkeypatch.setattr(bench.spawner, "start", start_and_kill)
+    with pytest.raises(errors.InvalidArgument):
+        bench.create("stays", "no-such-program", mount=mounts.Mount("bind", str(place / "precious"), "", ("rbind",)))
+    assert (place / "precious/file").exists()
+    monkeypatch.undo()
+    assert bench.load("stays") is None
+    assert (place / "precious/file").exists()
