@@ -81,6 +81,8 @@ class Content:
             return
         if request.digest == "sleep":
             await self.sleep(call)
+        while request.digest == "endless":
+            yield b""
         for _ in range(3):
             yield content_pb2.ReadContentResponse(data=BIG).SerializeToString()
 
@@ -537,6 +539,26 @@ def test_a_stream_without_messages_has_headers_and_trailers(client: Client) -> N
 def test_a_handler_that_cancels_itself_is_answered(client: Client) -> None:
     client.ask(1, "cancel itself")
     assert client.answer()[0]["grpc-status"] == "1"
+
+
+def test_a_stream_without_end_lets_others_through(client: Client, connect: Connect, content: Content) -> None:
+    client.send(frames.window_update(0, 1 << 30) + frames.settings({frames.INITIAL_WINDOW_SIZE: 1 << 30}))
+    client.open(1, READ)
+    client.data(1, message(content_pb2.ReadContentRequest(digest="endless")))
+    reader = threading.Thread(target=read_all, args=(client,))
+    reader.start()
+    other = connect()
+    other.ask(1)
+    assert other.answer()[0]["grpc-status"] == "0"
+    client.send(frames.rst_stream(1, Code.CANCEL))
+    client.socket.shutdown(socket.SHUT_RDWR)
+    reader.join()
+
+
+def read_all(client: Client) -> None:
+    with contextlib.suppress(OSError):
+        while client.socket.recv(1 << 20):
+            pass
 
 
 def test_a_client_stream_that_ends_early_is_reset_without_error(client: Client) -> None:

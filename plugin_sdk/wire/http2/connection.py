@@ -381,9 +381,6 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             self._loop.call_later(PATIENCE, self._transport.abort)
 
-    def abort(self) -> None:
-        self._transport.abort()
-
 
 _HANDLERS: Sequence[Callable[[Connection, int, int, bytes], None]] = (
     Connection._on_data,

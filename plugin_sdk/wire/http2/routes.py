@@ -12,6 +12,7 @@ from plugin_sdk import errors
 from plugin_sdk.wire import edge, rpc, status
 from plugin_sdk.wire.http2.stream import Stream
 
+_TURN = 32  # messages after which others get a turn, although neither handler nor socket made us wait
 _CANCELED = status.CODES[errors.Canceled]
 
 
@@ -82,9 +83,13 @@ class Route:
 
 async def _send_all(stream: Stream, responses: AsyncIterator[Message | bytes]) -> None:
     """An iterator that is a generator ends with the call, not at some later collection."""
+    sent = 0
     try:
         async for response in responses:
             await stream.send(_encode(response))
+            sent += 1
+            if sent % _TURN == 0:
+                await asyncio.sleep(0)
     finally:
         close = getattr(responses, "aclose", None)
         if close is not None:
