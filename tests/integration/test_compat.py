@@ -57,12 +57,19 @@ def test_a_row_that_is_done_names_a_test(path: str) -> None:
 
 
 def test_a_known_difference_names_a_test() -> None:
-    table = PAGE.read_text().split("## Known differences")[1]
+    table = PAGE.read_text().split("## Known differences")[1].split("## Features")[0]
     found = [line.strip("|").split("|")[-1].strip().strip("`") for line in table.splitlines() if line.startswith("| ")][
         1:
     ]
     assert found
     assert [test for test in found if not exists(test)] == []
+
+
+def test_a_feature_that_is_done_names_a_test_and_another_is_not_yet() -> None:
+    lines = [line for line in PAGE.read_text().split("## Features")[1].splitlines() if line.startswith("| ")][1:]
+    found = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+    assert {state for _, state, _ in found} == {"done", "not yet"}
+    assert [feature for feature, state, test in found if (state == "done") != exists(test)] == []
 
 
 def exists(test: str) -> bool:

@@ -118,9 +118,8 @@ def test_exec_refuses_what_is_wrong(both: Both, running: Running) -> None:
         both.ctr("tasks", "exec", "--exec-id", "not/valid", name, "/bin/true", code=1)
         both.ctr("tasks", "exec", "-d", "--exec-id", "e2", name, "/bin/sleep", "600")
         taken = ("tasks", "exec", "--exec-id", "e2", name, "/bin/true")
-        assert "already exists" in both.ctr(*taken, code=1, scrubs=[(r'(id e2|exec "e2")(?=: already)', "EXEC")]).stderr
-        words = [("process does not exist e9", "EXEC"), ('exec "e9"', "EXEC")]
-        both.ctr("tasks", "kill", "--exec-id", "e9", name, code=1, scrubs=words)
+        assert "already exists" in both.ctr(*taken, code=1).stderr
+        both.ctr("tasks", "kill", "--exec-id", "e9", name, code=1)
 
 
 def test_kill_delivers_the_signal(both: Both, running: Running) -> None:
