@@ -49,7 +49,8 @@ def stage(folder: str, trees: Mapping[str, Sequence[mounts.Mount]]) -> None:
     """A private mount namespace in which ``folder`` is a new file system with each of ``trees`` mounted under its name;
     it becomes the process's root."""
     _call(_libc.unshare(_CLONE_NEWNS), "unshare")
-    _call(_libc.mount(None, b"/", None, ctypes.c_ulong(mounts.MS_REC | mounts.MS_PRIVATE), None), "mount")
+    private = _libc.mount(None, b"/", None, ctypes.c_ulong(mounts.MS_REC | mounts.MS_PRIVATE), None)
+    _call(private, 'making "/" private, which must be a mount point (and is none in a plain chroot)')
     mounts.mount(mounts.Mount("tmpfs", "tmpfs", "", ("mode=0700", "nosuid", "noexec")), folder)
     for name, tree in trees.items():
         path = os.path.join(folder, name)
