@@ -21,6 +21,7 @@ from tests import recorder, sides
 MakeSide = Callable[..., sides.Side]
 FIFOS = Path("/run/containerd/fifo")
 NETNS = Path("/run/netns")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +31,11 @@ def scratch() -> Iterator[Path]:
     with daemons.scratch("" if takes_attributes("/dev/shm") else "4G") as directory:
         yield directory
         left = traces(directory)
-    for fifo in FIFOS.glob(f"*/{sides.prefix('')[:-1]}*"):  # ctr leaves those of detached containers
+    own = f"{sides.prefix('')[:-1]}*"
+    for fifo in FIFOS.glob(f"*/{own}"):  # ctr leaves those of detached containers
         shutil.rmtree(fifo.parent, ignore_errors=True)
+    for cgroup in [*CGROUPS.glob(own), *CGROUPS.glob(f"*/{own}")]:  # engines leave the one of a namespace, empty
+        cgroup.rmdir()
     assert not left, f"left: {left}"
     assert entries(NETNS) <= spaces, f"linux network namespaces left: {entries(NETNS) - spaces}"
 

@@ -20,6 +20,7 @@ from benchmarks import daemons
 from corten import archives, importing
 from plugin_sdk import daemon, errors
 from scripts import images
+from tests import sides
 
 pytestmark = pytest.mark.root
 IMAGE = "docker.io/library/busybox:latest"
@@ -31,7 +32,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def namespace() -> str:
-    return f"command-{next(NUMBERS)}"
+    return f"{sides.prefix('n')}{next(NUMBERS)}"
 
 
 @pytest.fixture
