@@ -13,16 +13,20 @@ from plugin_sdk import errors
 class Scope:
     """Immutable but for its cancellation.
 
-    ``deadline`` is in seconds of ``time.monotonic()``; None means none. ``check()`` is called between the steps of a
-    long read; a change that has begun is finished although nobody waits.
+    ``deadline`` is in seconds of ``time.monotonic()``; None means none. ``begun`` is when the call came, by the same
+    clock. ``check()`` is called between the steps of a long read; a change that has begun is finished although nobody
+    waits.
     """
 
-    __slots__ = ("_canceled", "_lock", "_stops", "deadline", "lease", "namespace")
+    __slots__ = ("_canceled", "_lock", "_stops", "begun", "deadline", "lease", "namespace")
 
-    def __init__(self, namespace: str, lease: str | None = None, deadline: float | None = None) -> None:
+    def __init__(
+        self, namespace: str, lease: str | None = None, deadline: float | None = None, begun: float | None = None
+    ) -> None:
         self.namespace = namespace
         self.lease = lease
         self.deadline = deadline
+        self.begun = time.monotonic() if begun is None else begun
         self._canceled = False
         self._lock = threading.Lock()
         self._stops: list[Callable[[], None]] = []
@@ -45,7 +49,8 @@ class Scope:
     def within(self, timeout: float) -> Iterator[Scope]:
         """The same with a deadline ``timeout`` seconds from now, or the earlier one it has; cancelled with this one."""
         end = time.monotonic() + timeout
-        inner = Scope(self.namespace, self.lease, end if self.deadline is None else min(end, self.deadline))
+        end = end if self.deadline is None else min(end, self.deadline)
+        inner = Scope(self.namespace, self.lease, end, self.begun)
         forget = self.on_cancel(inner.cancel)
         try:
             yield inner

@@ -62,7 +62,7 @@ class Backends:
 
 def unbounded(scope: Scope) -> Scope:
     """For a change that has begun: it is finished though nobody waits."""
-    return Scope(scope.namespace, scope.lease)
+    return Scope(scope.namespace, scope.lease, begun=scope.begun)
 
 
 @contextmanager

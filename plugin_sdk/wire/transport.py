@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read once at the import: nothing of it on a program's stderr
@@ -42,6 +43,11 @@ _CLIENT_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+_TRANSPORT_WORDS = (
+    *("failed to connect", "Socket closed", "Connection reset", "Connection refused", "Broken pipe", "recvmsg:"),
+    *("GOAWAY received", "Endpoint closing", "Channel closed", "connections to all backends failing", "keepalive"),
+)
 
 Context = Any  # grpc.aio.ServicerContext, whose stubs lag behind
 
@@ -194,21 +200,38 @@ async def _abort(context: Context, path: str, error: Exception) -> Any:
     await context.abort(_CODES[code], message)
 
 
+class Lost(errors.Unavailable):
+    """There was no answer because the connection could not be made or has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM texts for a TCP address: what the server's certificate must be signed by, and our own certificate with its
+    key, if the server asks for one. ``name`` is what the server's certificate must bear; empty: the address's host."""
+
+    ca: bytes
+    certificate: bytes = b""
+    key: bytes = b""
+    name: str = ""
+
+
 class Channel:
     """A ``wire.rpc.Channel``; used from any thread. ``lease`` False leaves the lease header out, for plugins."""
 
-    def __init__(self, address: str, *, lease: bool = True) -> None:
+    def __init__(self, address: str, *, lease: bool = True, tls: Tls | None = None) -> None:
         target, is_path = address_.split(address)
         self.address = address
         self._lease = lease
-        self._channel = grpc.insecure_channel(f"unix:{target}" if is_path else target, options=_CLIENT_OPTIONS)
+        self._closed = False
+        self._channel = _open(f"unix:{target}" if is_path else target, tls)
         self._callables: dict[tuple[str, str], Any] = {}
 
     def unary(self, service: str, method: rpc.Method, request: Message, scope: Scope) -> Message:
         scope.check()
-        future = self._callable(service, method).future(
-            request, timeout=scope.remaining(), metadata=self._metadata(scope)
-        )
+        with self._unless_closed():
+            future = self._callable(service, method).future(
+                request, timeout=scope.remaining(), metadata=self._metadata(scope)
+            )
         forget = scope.on_cancel(future.cancel)
         try:
             response: Message = future.result()
@@ -223,14 +246,25 @@ class Channel:
     ) -> rpc.Stream[Message]:
         scope.check()
         argument = iter(requests) if method.client_streaming else next(iter(requests))
-        start = self._callable(service, method)
         if not method.server_streaming:
             raise errors.Unimplemented(f"{service}/{method.name}: client streams have no use here")
-        call = start(argument, timeout=scope.remaining(), metadata=self._metadata(scope))
+        with self._unless_closed():
+            call = self._callable(service, method)(argument, timeout=scope.remaining(), metadata=self._metadata(scope))
         return _Stream(call, scope.on_cancel(call.cancel), self._error)
 
     def close(self) -> None:
+        """Calls that run end with Lost, and so do those that follow."""
+        self._closed = True
         self._channel.close()
+
+    @contextlib.contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError:  # what grpc raises when the channel has been closed
+            if not self._closed:
+                raise
+            raise Lost(f'the connection to "{self.address}" has been closed') from None
 
     def _callable(self, service: str, method: rpc.Method) -> Any:
         key = (service, method.name)
@@ -251,13 +285,28 @@ class Channel:
         return headers
 
     def _error(self, error: Any) -> errors.Error:
+        if self._closed:
+            return Lost(f'the connection to "{self.address}" has been closed')
         if isinstance(error, grpc.FutureCancelledError):
             return errors.Canceled("the caller has gone away")
         code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
+        if code is grpc.StatusCode.UNAVAILABLE and _is_of_transport(details):
             reason = details.rpartition("error: ")[2]  # of all that grpc says
-            return errors.Unavailable(f'"{self.address}" does not answer: {reason}')
+            return Lost(f'"{self.address}" does not answer: {reason}')
         return status.error(code.value[0], details)
+
+
+def _open(target: str, tls: Tls | None) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(target, options=_CLIENT_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(tls.ca or None, tls.key or None, tls.certificate or None)
+    named = [("grpc.ssl_target_name_override", tls.name)] if tls.name else []
+    return grpc.secure_channel(target, credentials, options=[*_CLIENT_OPTIONS, *named])
+
+
+def _is_of_transport(details: str) -> bool:
+    """What grpc itself says when a connection fails or ends, and no server does."""
+    return any(words in details for words in _TRANSPORT_WORDS)
 
 
 class _Stream:
@@ -291,6 +340,6 @@ class _Stream:
         self.cancel()
 
 
-def connect(address: str, *, lease: bool = True) -> Channel:
+def connect(address: str, *, lease: bool = True, tls: Tls | None = None) -> Channel:
     """Does not wait for the server: the first call does, and raises Unavailable. Raises InvalidArgument."""
-    return Channel(address, lease=lease)
+    return Channel(address, lease=lease, tls=tls)
