@@ -153,6 +153,11 @@ def run(target: Target, /, **options: Any) -> None:
         sys.exit(running.run(connection, target.namespace, settings))
 
 
+@main.group()
+def plugin() -> None:
+    """Helps those who write plugins."""
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 

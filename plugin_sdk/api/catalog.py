@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from plugin_sdk.api.corten.plugin.v1 import plugin_pb2
 from plugin_sdk.api.health.v1 import health_pb2
 from plugin_sdk.api.runtime.sandbox.v1 import sandbox_pb2 as shim_sandbox_pb2
 from plugin_sdk.api.runtime.task.v2 import shim_pb2 as shim_v2_pb2
@@ -47,9 +48,12 @@ DAEMON = (
     ttrpc_events_pb2,
     version_pb2,
 )
-"""What a daemon serves; the rest is served by shims."""
+"""What a daemon serves; the rest is served by shims and by plugins' programs."""
 
 SHIM = (shim_sandbox_pb2, shim_v2_pb2, shim_v3_pb2)
+
+PLUGIN = (plugin_pb2,)
+"""What a plugin's program serves besides its contracts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,5 +49,5 @@ def test_the_catalog_lists_each_rpc_once() -> None:
 def test_the_catalog_covers_every_service_of_the_proto_files() -> None:
     files = [importlib.import_module(".".join(stub.with_suffix("").parts)).DESCRIPTOR for stub in STUBS]
     declared = {service.full_name for file in files for service in file.services_by_name.values()}
-    listed = {service.full_name for service in catalog.services(catalog.DAEMON + catalog.SHIM)}
+    listed = {service.full_name for service in catalog.services(catalog.DAEMON + catalog.SHIM + catalog.PLUGIN)}
     assert listed == declared
