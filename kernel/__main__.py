@@ -50,7 +50,8 @@ def _serve(path: Path | None, flags: dict[str, str]) -> None:
 
     spawner = Spawner(Path(__file__).resolve().parent.parent)  # first of all: nothing has threads yet
     try:
-        from kernel import daemon, logs
+        from kernel import daemon
+        from plugin_sdk import logs
 
         loaded = _load(path, flags)
         if os.geteuid() != 0:

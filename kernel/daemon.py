@@ -21,14 +21,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel import config, directories, plugins, systemd
+from kernel import config, directories, plugins
 from kernel.differs import Differ
 from kernel.events import Exchange
 from kernel.metadata.database import Database, forbid_transaction
 from kernel.metadata.namespaces import Namespaces
 from kernel.metadata.store import Metadata, View
 from kernel.tasks import Tasks
-from plugin_sdk import containers, daemon, errors, filters, platforms, plugin
+from plugin_sdk import containers, daemon, errors, filters, platforms, plugin, systemd
 from plugin_sdk.scope import Scope
 from plugin_sdk.workers import Workers
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
-from kernel import config, logs
+from kernel import config
+from plugin_sdk import logs
 
 
 def record(message: str, *args: object, level: int = logging.INFO) -> logging.LogRecord:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel import systemd
+from plugin_sdk import systemd
 
 
 @pytest.mark.parametrize("abstract", [False, True])

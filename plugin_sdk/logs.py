@@ -41,7 +41,7 @@ class Formatter(logging.Formatter):
 
 
 def _not_canceled(record: logging.LogRecord) -> bool:
-    """grpc tells of each call that the end of the daemon cancels."""
+    """grpc tells of each call that the end of the program cancels."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
