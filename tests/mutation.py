@@ -1,0 +1,103 @@
+"""Mutants: implementations with one broken sentence of their contract, and whether a check of that sentence fails.
+
+A module of tests has a class ``Mutated`` over a suite, whose fixtures make the implementation from ``mutant``::
+
+    class Mutated(content.ContentSuite):
+        @pytest.fixture
+        def store(self, tmp_path, mutant):
+            return mutant.make(tmp_path)
+
+    @pytest.fixture(scope="module")
+    def results():
+        return mutation.run(__file__, MUTANTS)
+
+    @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+    def test_a_broken_sentence_is_caught(results, mutant):
+        results.caught(mutant)
+
+Each mutant meets the checks that hold its sentence and no others; so does ``SOUND``, which must pass them all. All runs
+are one run of pytest within this process.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from plugin_sdk.conformance import sentences
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``make`` has the arguments that the class ``Mutated`` gives it."""
+
+    name: str
+    sentence: str
+    make: Callable[..., Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Results:
+    """By mutant and by check: the failure's last line, empty where it passed. ``""`` is the sound implementation."""
+
+    failures: dict[str, dict[str, str]]
+
+    def caught(self, mutant: Mutant) -> None:
+        """Asserts that a check of the mutant's sentence fails, and that all of them pass without the mutation."""
+        found, sound = self.failures[mutant.name], self.failures[SOUND]
+        assert found, f"no check holds {mutant.sentence!r}"
+        unsound = {check: sound[check] for check in found if sound[check]}
+        assert not unsound, f"checks of {mutant.sentence!r} fail without the mutation: {unsound}"
+        assert any(found.values()), f"none of {', '.join(found)} notices the mutant {mutant}"
+
+
+SOUND = ""
+
+
+def run(file: str, mutants: Sequence[Mutant], make: Callable[..., Any]) -> Results:
+    """Runs the class ``Mutated`` of a module; ``make`` makes the sound implementation."""
+    plugin = _Plugin([*mutants, Mutant(SOUND, "", make)])
+    options = ["-q", "--noconftest", "--capture=no", "--timeout=0", "--tb=line", "-p", "no:cacheprovider"]
+    pytest.main([file, "-o", "python_classes=Mutated", "-o", "addopts=--import-mode=importlib", *options], [plugin])
+    assert plugin.failures, "no check was run"
+    return Results(plugin.failures)
+
+
+class _Plugin:
+    def __init__(self, mutants: Sequence[Mutant]) -> None:
+        self._mutants = mutants
+        self._sentences = {mutant.sentence for mutant in mutants}
+        self.failures: dict[str, dict[str, str]] = defaultdict(dict)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if metafunc.cls is not None and "mutant" in metafunc.fixturenames:
+            held = self._sentences.intersection(sentences.of(metafunc.function))
+            chosen = [mutant for mutant in self._mutants if held and (mutant.name == SOUND or mutant.sentence in held)]
+            metafunc.parametrize("mutant", chosen, ids=[mutant.name for mutant in chosen])
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if self._mutant(item) is not None]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Any:
+        report = yield
+        mutant = self._mutant(item)
+        if mutant is not None and (report.when == "call" or report.failed):
+            check = item.nodeid.rpartition("::")[2].replace(f"-{mutant.name}", "").replace(f"{mutant.name}-", "")
+            self.failures[mutant.name].setdefault(check, "")
+            if report.failed:
+                self.failures[mutant.name][check] = str(report.longrepr).splitlines()[-1]
+        return report
+
+    @staticmethod
+    def _mutant(item: pytest.Item) -> Mutant | None:
+        found = getattr(item, "callspec", None) and item.callspec.params.get("mutant")  # type: ignore[attr-defined]
+        return found if isinstance(found, Mutant) else None
