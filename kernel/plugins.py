@@ -24,8 +24,8 @@ from typing import Any
 
 import pluggy
 
-from kernel import hookspecs, lanes
-from plugin_sdk import daemon, errors, plugin
+from kernel import hookspecs
+from plugin_sdk import daemon, errors, lanes, plugin
 
 log = logging.getLogger("plugins")
 

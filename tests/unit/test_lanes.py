@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kernel.lanes import Lane
+from plugin_sdk.lanes import Lane
 from plugin_sdk import errors
 
 

@@ -1,4 +1,4 @@
-"""Lanes: the threads in which the daemon calls one plugin, so that a plugin that hangs stops only those who use it."""
+"""Lanes: the threads in which one plugin is called, so that a plugin that hangs stops only those who use it."""
 
 from __future__ import annotations
 
