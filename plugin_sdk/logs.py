@@ -1,6 +1,7 @@
 """The log: one line an event on stderr, ``time level logger: message``; a plugin's logger bears its ``kind.id``.
 
-Under systemd, whose journal adds the time itself, lines begin with the priority it understands (sd-daemon(3)).
+Under systemd, whose journal adds the time itself, lines begin with the priority it understands (sd-daemon(3)). A
+plugin's program that the daemon has started leaves the time out too: its lines become lines of the daemon's log.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 
 class Formatter(logging.Formatter):
-    def __init__(self, journal: bool) -> None:
+    def __init__(self, journal: bool, stamped: bool = True) -> None:
         super().__init__()
         self._journal = journal
+        self._stamped = stamped
 
     def format(self, record: logging.LogRecord) -> str:
         text = " ".join(record.getMessage().splitlines())
@@ -35,9 +37,13 @@ class Formatter(logging.Formatter):
             text += "\n" + self.formatException(record.exc_info)
         if self._journal:
             return f"<{_PRIORITIES.get(record.levelno, 6)}>{record.name}: {text}"
-        seconds, rest = divmod(record.created, 1)
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        return f"{stamp}.{int(rest * 1000):03d}Z {record.levelname.lower()} {record.name}: {text}"
+        text = f"{record.levelname.lower()} {record.name}: {text}"
+        return f"{_stamp(record.created)} {text}" if self._stamped else text
+
+
+def _stamp(created: float) -> str:
+    seconds, rest = divmod(created, 1)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(rest * 1000):03d}Z"
 
 
 def _not_canceled(record: logging.LogRecord) -> bool:
@@ -45,10 +51,10 @@ def _not_canceled(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-def configure(level: str) -> None:
+def configure(level: str, *, stamped: bool = True) -> None:
     """Sends what is at least as grave as ``level`` (a name of plugins.toml) to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter(journal="JOURNAL_STREAM" in os.environ))
+    handler.setFormatter(Formatter("JOURNAL_STREAM" in os.environ, stamped))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])

@@ -339,6 +339,7 @@ class ProxyReader(content.Reader):
     def read_at(self, offset: int, size: int) -> bytes:
         size = min(size, self._size - offset)
         if size <= 0:
+            self._stub.scope.check()  # a differ reads nothing to see whether its caller is still there
             return b""
         request = content_pb2.ReadContentRequest(digest=self._digest, offset=offset, size=size)
         with self._stub.stream("Read", [request], content_pb2.ReadContentResponse) as answers:

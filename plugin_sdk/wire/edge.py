@@ -108,7 +108,7 @@ def _result(future: Future[T]) -> T:
     try:
         return future.result()
     except futures.CancelledError:
-        raise errors.Unavailable("the daemon is stopping") from None  # its lane has been shut down
+        raise errors.Unavailable("the server is stopping") from None  # its lane has been shut down
 
 
 def failure(path: str, error: BaseException) -> tuple[int, str]:

@@ -107,6 +107,20 @@ def served(
     return {name: replace(table[name], handler=handler, namespaced=namespaced) for name, handler in handlers.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A servicer that also takes calls without namespace."""
+
+    service: str
+    methods: Mapping[str, Method]
+
+
+def without_namespace(servicer: Servicer) -> Servicer:
+    """The same servicer for a plugin's program, where a namespace is not needed: containerd's collector sends none."""
+    methods = {name: replace(method, namespaced=False) for name, method in servicer.methods.items()}
+    return Open(servicer.service, methods)
+
+
 class Stub:
     """A service at the far end of a channel, bound to a scope."""
 

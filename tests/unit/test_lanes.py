@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from plugin_sdk.lanes import Lane
 from plugin_sdk import errors
+from plugin_sdk.lanes import Lane
 
 
 def test_results_and_errors_come_back() -> None:

@@ -369,10 +369,11 @@ class Connection(asyncio.Protocol):
             if not self._streams:
                 self.close()
 
-    def break_off(self) -> None:
-        """Ends the calls that run."""
+    def break_off(self, *, streams_only: bool = False) -> None:
+        """Ends the calls that run; ``streams_only`` leaves those with one request and one answer."""
         for stream in list(self._streams.values()):
-            stream.break_off(_UNAVAILABLE, "the server is stopping")
+            if not (streams_only and stream.route is not None and stream.route.is_unary):
+                stream.break_off(_UNAVAILABLE, "the server is stopping")
 
     def close(self) -> None:
         """What has been written is sent first, if the client reads."""

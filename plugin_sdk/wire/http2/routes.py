@@ -46,7 +46,7 @@ class Routes:
 
 
 class Route:
-    __slots__ = ("_decode", "_edge", "_handler", "_method", "path", "takes_stream")
+    __slots__ = ("_decode", "_edge", "_handler", "_method", "is_unary", "path", "takes_stream")
 
     def __init__(self, edge_: edge.Edge, path: str, method: rpc.Method) -> None:
         self._edge = edge_
@@ -55,6 +55,7 @@ class Route:
         self._decode = method.request.FromString
         self.path = path
         self.takes_stream = method.client_streaming
+        self.is_unary = not (method.client_streaming or method.server_streaming)
 
     async def serve(self, stream: Stream) -> None:
         """One call from its first to its last byte; the body of its task."""

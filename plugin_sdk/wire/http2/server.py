@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable
 
 from plugin_sdk import errors
@@ -33,7 +34,7 @@ class Server:
         """``max_receive`` and ``max_send`` bound a message, in bytes."""
         self._routes = Routes(edge.Edge(lane, check_lease))
         self._limits = Limits(max_receive, max_send)
-        self._sockets: list[socket.socket] = []
+        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._paths: list[tuple[str, int]] = []
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -42,36 +43,49 @@ class Server:
         """Also while serving. A method without handler answers Unimplemented."""
         self._routes.mount(servicer)
 
-    def listen(self, address: str, *, uid: int = 0, gid: int = 0, mode: int = 0o660) -> int:
-        """Answers the port of TCP, 0 for a unix socket; owner and mode are for the latter.
+    def listen(
+        self, address: str, *, uid: int = 0, gid: int = 0, mode: int = 0o660, tls: ssl.SSLContext | None = None
+    ) -> int:
+        """Answers the port of TCP, 0 for a unix socket; owner and mode are for the latter, ``tls`` for the former.
 
         A socket that a dead server left is replaced. Raises FailedPrecondition when one lives there or the address
         cannot be used."""
         target, is_path = address_.split(address)
         if not is_path:
             listener = _listen_tcp(target)
-            self._sockets.append(listener)
+            self._sockets.append((listener, tls))
             return int(listener.getsockname()[1])
         with address_.owned(target, uid, gid, mode):
-            self._sockets.append(_listen_unix(target))
+            self._sockets.append((_listen_unix(target), None))
         self._paths.append((target, os.stat(target).st_ino))
         return 0
 
+    def adopt(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """A socket that whoever started the process has bound; its path stays at the end."""
+        self._sockets.append((listener, tls))
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        for listener in self._sockets:
-            self._servers.append(await loop.create_server(self._connect, sock=listener, backlog=_BACKLOG))
+        for listener, tls in self._sockets:
+            self._servers.append(await loop.create_server(self._connect, sock=listener, backlog=_BACKLOG, ssl=tls))
 
     def _connect(self) -> Connection:
         return Connection(self._routes, self._limits, self._connections)
 
-    async def stop(self, grace: float = 0.0) -> None:
-        """Takes no more calls, gives those that run ``grace`` seconds, cancels the rest, removes its sockets."""
+    async def stop(self, grace: float = 0.0, *, streams: float | None = None) -> None:
+        """Takes no more calls, gives those that run ``grace`` seconds, cancels the rest, removes its sockets.
+
+        Streams, which may be open for ever, have ``streams`` seconds if that is less."""
         for server in self._servers:
             server.close()
         connections = list(self._connections)
         for connection in connections:
             connection.go_away()
+        if streams is not None and streams < grace:
+            await _ended(connections, streams)
+            grace -= streams
+            for connection in connections:
+                connection.break_off(streams_only=True)
         await _ended(connections, grace)
         for connection in connections:
             connection.break_off()
@@ -80,7 +94,7 @@ class Server:
         self._remove()
 
     def _remove(self) -> None:
-        for listener in self._sockets:
+        for listener, _ in self._sockets:
             listener.close()
         for path, inode in self._paths:
             address_.unlink(path, inode)
