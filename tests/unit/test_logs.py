@@ -25,5 +25,10 @@ def test_the_journal_gets_priorities_instead_of_times() -> None:
     assert line == "<3>io.containerd.snapshotter.v1.a: bad"
 
 
+def test_a_line_that_another_log_takes_has_no_time() -> None:
+    line = logs.Formatter(journal=False, stamped=False).format(record("bad", level=logging.ERROR))
+    assert line == "error io.containerd.snapshotter.v1.a: bad"
+
+
 def test_every_level_of_the_configuration_is_known() -> None:
     assert set(logs.LEVELS) == set(config.LEVELS)

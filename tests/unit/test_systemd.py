@@ -1,7 +1,8 @@
-"""sd_notify(3)."""
+"""sd_notify(3) and sd_listen_fds(3); a whole handing over is in test_serve.py."""
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -25,3 +26,11 @@ def test_nobody_need_listen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     systemd.notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/absent")
     systemd.notify("READY=1")
+
+
+@pytest.mark.parametrize(("pid", "count"), [("1", "1"), ("", ""), ("self", "none")])
+def test_sockets_for_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatch, pid: str, count: str) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()) if pid == "self" else pid)
+    monkeypatch.setenv("LISTEN_FDS", count)
+    assert systemd.listeners() == []
+    assert "LISTEN_FDS" not in os.environ
