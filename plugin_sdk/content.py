@@ -1,8 +1,7 @@
 """Content: immutable blobs by digest, and the ingests that become blobs.
 
-Words. A **blob** is bytes named by its **digest** (``sha256:`` and 64 hex digits; also sha384 and sha512). A **ref**
-names one **ingest**, a write in progress; it is any non-empty text and never an image's name. A **writer** is the open
-handle of an ingest; at most one is open for a ref at a time.
+Words. A **blob** is bytes named by their **digest**. A digest is ``sha256:`` and 64 lower-case hex digits, or the like
+of sha384 or sha512. A **ref** names one **ingest**, a write in progress. A **writer** is the open handle of an ingest.
 
 One use from start to end::
 
@@ -13,13 +12,19 @@ One use from start to end::
     with store.reader(digest) as reader:
         assert reader.read_at(0, reader.size) == data
 
-Closing a writer without commit keeps the ingest: ``status(ref)`` shows it, ``writer(ref)`` goes on with it at its
-offset, ``abort(ref)`` removes it. A failed commit keeps it too. A blob appears whole or not at all: when ``commit``
-returns, its bytes are on disk under the digest and the ingest is gone; at a crash before that there is an ingest or
-nothing.
+Blobs. A blob appears whole or not at all. Its bytes never change. A digest is computed from the bytes, never believed.
+Where a blob is asked for by a text that is no digest, that raises InvalidArgument or NotFound. Blobs and ingests are
+found again after a restart.
 
-Times are nanoseconds since the epoch (UTC). All methods block, and may be called from several threads; a writer or
-reader is used by one thread at a time.
+Ingests. A ref is any non-empty text, and refs that differ in one character name two ingests. At most one writer is open
+for a ref at a time. Writers of different refs do not disturb each other. Closing a writer without commit keeps the
+ingest. Whoever opens the ref again goes on at its offset. A program that ends without closing a writer frees the ref.
+The ingest then has the first of the bytes that were written, possibly all. When a program ends within ``commit``, there
+is the ingest or the blob. Of several ingests with the same bytes one becomes the blob, the commits of the others raise
+AlreadyExists.
+
+Times are nanoseconds since the epoch (UTC). All methods block, and may be called from several threads. A writer or
+reader is used by one thread at a time. The message of an error names the digest or the ref that it is about.
 """
 
 from __future__ import annotations
@@ -34,7 +39,10 @@ from plugin_sdk import filters as filter_language
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A blob. ``labels`` are kept by stores that can; the kernel keeps its own by namespace."""
+    """A blob. A store that keeps no labels has none here: the kernel keeps its own by namespace.
+
+    ``created_at`` is when the blob appeared, ``updated_at`` when its labels last changed.
+    """
 
     digest: str
     size: int
@@ -45,7 +53,11 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An ingest. ``offset`` bytes are written of ``total`` (0: not known); ``expected`` is a digest or empty."""
+    """An ingest. ``offset`` bytes are written of ``total``, which is 0 when it is not known.
+
+    ``total`` and ``expected`` are what ``writer`` was told, also after it was opened again without them. ``started_at``
+    is when the ingest began, ``updated_at`` when it was last written.
+    """
 
     ref: str
     offset: int
@@ -56,8 +68,8 @@ class Status:
 
 
 def matcher(filters: Sequence[str]) -> Callable[[Info], bool]:
-    """The filterable fields of a blob are ``digest`` and ``labels.KEY``. Raises InvalidArgument for a
-    malformed filter."""
+    """The filterable fields of a blob are ``digest`` and ``labels.KEY``. A malformed filter of blobs raises
+    InvalidArgument."""
     matches = filter_language.compile(filters)
 
     def adaptor(info: Info) -> filter_language.Adaptor:
@@ -69,89 +81,119 @@ def matcher(filters: Sequence[str]) -> Callable[[Info], bool]:
 
 
 def status_matcher(filters: Sequence[str]) -> Callable[[Status], bool]:
-    """The filterable field of an ingest is ``ref``. Raises InvalidArgument for a malformed filter."""
+    """The filterable field of an ingest is ``ref``. A malformed filter of ingests raises InvalidArgument."""
     matches = filter_language.compile(filters)
     return lambda status: matches(lambda path: status.ref if list(path) == ["ref"] else None)
 
 
 class Reader(AbstractContextManager["Reader"], Protocol):
+    """Any number may be open for a blob, in any number of threads."""
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Of the blob, in bytes."""
+        ...
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """At most ``size`` bytes from ``offset``; fewer only at the end, empty at and past it."""
+        """At most ``size`` bytes from ``offset``; fewer only at the end, empty at and past it.
+
+        Raises OutOfRange for a negative offset.
+        """
         ...
 
     def fileno(self) -> int:
-        """A descriptor of a plain file with exactly the blob's bytes. Raises Unimplemented where there is none."""
+        """A descriptor of a plain file with exactly the blob's bytes. Where there is none, ``fileno`` raises
+        Unimplemented."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closing a reader twice does nothing."""
+        ...
 
 
 class Writer(AbstractContextManager["Writer"], Protocol):
-    def status(self) -> Status: ...
+    def status(self) -> Status:
+        """Offset, total and times as the store's ``status`` of this ref tells them."""
+        ...
 
     def digest(self) -> str:
-        """The digest of what is written so far."""
+        """The digest of what is written so far, by the algorithm of the expected one, else sha256."""
         ...
 
     def write(self, data: bytes | memoryview) -> int:
-        """Appends all of ``data`` and returns its length."""
+        """Appends all of ``data`` and returns its length. A buffer may change when ``write`` has returned."""
         ...
 
     def truncate(self, size: int) -> None:
-        """Cuts the ingest back to ``size`` bytes, mostly 0 to begin again. Raises OutOfRange when it has fewer."""
+        """Cuts the ingest back to ``size`` bytes, mostly 0 to begin again. Raises OutOfRange when it has fewer.
+
+        A store that can only begin again raises Unimplemented for another size.
+        """
         ...
 
     def commit(self, size: int = 0, expected: str = "", labels: Mapping[str, str] | None = None) -> str:
-        """Makes the ingest a blob and returns its digest; the writer is closed then.
+        """Makes the ingest a blob and returns its digest. The bytes are then on disk, the ingest is gone and the writer
+        closed.
 
-        ``size`` 0 and ``expected`` empty mean any. Raises FailedPrecondition when the size or the digest differs: the
-        ingest stays. Raises AlreadyExists when the blob exists: the ingest is gone.
+        ``size`` 0 and ``expected`` empty mean any, if ``writer`` was not told them either. Another size raises
+        FailedPrecondition. Another digest raises FailedPrecondition. After either the ingest is as it was, and the next
+        writer of the ref can commit it. An ``expected`` that is no digest raises InvalidArgument here, too. When the
+        blob exists already, AlreadyExists is raised and the ingest is gone. The new blob has these labels, if the store
+        keeps labels.
         """
         ...
 
     def close(self) -> None:
-        """Keeps the ingest. Closing twice, or after commit, does nothing."""
+        """Closing a writer twice, or after commit, does nothing. A closed writer cannot write."""
         ...
 
 
 class Store(Protocol):
     def info(self, digest: str) -> Info:
-        """Raises NotFound."""
+        """Size, times and labels of a blob. Without the blob, ``info`` raises NotFound."""
         ...
 
     def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
-        """Changes labels: all of them without ``fieldpaths``, else those named as ``labels.KEY`` or ``labels``.
+        """Changes the labels of the blob ``info.digest`` and answers its new info. Size and times of ``info`` are not
+        looked at.
 
-        A label whose value is empty is removed. Raises NotFound; InvalidArgument for another path; Unimplemented by a
-        store that keeps no labels.
+        Without ``fieldpaths`` the labels given replace all that it has. With them, those change that are named as
+        ``labels.KEY``, or all by ``labels``. One that is named and not given is removed. A label whose value is empty
+        is removed. A label may have 4096 bytes, key and value together. One that has more raises InvalidArgument.
+        Raises InvalidArgument for a path to something else. Without the blob, ``update`` raises NotFound. A store that
+        keeps no labels raises Unimplemented.
         """
         ...
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
-        """Every blob that one of the filters matches (``matcher``), all without; order is not defined."""
+        """Every blob that one of the filters matches (``matcher``), all without; order is not defined.
+
+        Blobs that come or go while it walks may be among them or not.
+        """
         ...
 
     def delete(self, digest: str) -> None:
-        """Raises NotFound. Open readers keep what they read."""
+        """Removes the blob, whose bytes can then be written again. An open reader of it reads on or raises NotFound.
+
+        Without the blob, ``delete`` raises NotFound.
+        """
         ...
 
     def reader(self, digest: str) -> Reader:
-        """Raises NotFound."""
+        """Opens the blob. Without it, ``reader`` or the first read raises NotFound."""
         ...
 
     def writer(self, ref: str, total: int = 0, expected: str = "") -> Writer:
-        """Opens or resumes the ingest ``ref``.
+        """Begins the ingest ``ref``, or goes on with it. ``total`` is a hint and no limit.
 
-        Raises InvalidArgument for an empty ref or a malformed digest; AlreadyExists when ``expected`` is a blob
-        already; Unavailable while another writer of this ref is open: repeat.
+        An empty ref raises InvalidArgument. An ``expected`` that is no digest raises InvalidArgument. Raises
+        AlreadyExists when ``expected`` is a blob, and then leaves no ingest. Raises Unavailable while another writer of
+        this ref is open: repeat.
         """
         ...
 
     def status(self, ref: str) -> Status:
-        """Raises NotFound."""
+        """Of an ingest, also while a writer of it is open. Without the ingest, ``status`` raises NotFound."""
         ...
 
     def list_statuses(self, filters: Sequence[str] = ()) -> list[Status]:
@@ -159,5 +201,9 @@ class Store(Protocol):
         ...
 
     def abort(self, ref: str) -> None:
-        """Removes the ingest; an open writer of it fails from then on. Raises NotFound."""
+        """Removes the ingest, and the ref is free at once. An open writer of it fails from then on. What is done with
+        that writer does not touch a new ingest of this ref.
+
+        Without the ingest, ``abort`` raises NotFound.
+        """
         ...

@@ -1,12 +1,10 @@
 import os
-import threading
-import time
 
 import pytest
 
 from plugin_sdk import content as contract
 from plugin_sdk import errors
-from plugin_sdk.conformance import content, crash
+from plugin_sdk.conformance import content, crash, resuming
 from plugins_builtin.content import ingest, local, writer
 
 
@@ -26,6 +24,14 @@ class TestLocal(content.ContentSuite):
     @pytest.fixture
     def reopen(self, tmp_path):
         return lambda: local.Store(tmp_path)
+
+    @pytest.fixture
+    def crash(self, tmp_path):
+        def crash(work):
+            resuming.in_child(lambda end: work(local.Store(tmp_path), end))
+            return local.Store(tmp_path)
+
+        return crash
 
 
 def test_the_layout_is_containerds(tmp_path):
@@ -136,36 +142,6 @@ def test_a_crash_at_any_step_of_abort_leaves_the_ingest_or_nothing(tmp_path):
         assert len(list((tmp_path / "ingest").iterdir())) == len(refs)
 
     assert crash.at_every_step(work, check) > 3
-
-
-def test_opening_writers_against_committing_ones_never_damages_a_blob(tmp_path):
-    store = local.Store(tmp_path)
-    until = time.monotonic() + 0.5
-    broken = []
-
-    def work(name):
-        count = 0
-        while time.monotonic() < until:
-            count += 1
-            data = f"{name} {count}".encode() * 100
-            try:
-                with store.writer("the one ref") as open_writer:
-                    open_writer.truncate(0)
-                    open_writer.write(data)
-                    digest = open_writer.commit()
-                if content.get(store, digest) != data:
-                    broken.append(digest)
-            except errors.Unavailable:
-                time.sleep(0)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert broken == []
-    for info in store.walk():
-        assert content.digest_of(content.get(store, info.digest)) == info.digest
 
 
 def test_it_is_a_store_of_the_contract(tmp_path):

@@ -10,10 +10,17 @@ import pytest
 from kernel.metadata.database import Database
 from kernel.metadata.store import Metadata
 from plugin_sdk import content as contract
-from plugin_sdk.conformance import content
+from plugin_sdk.conformance import content, resuming
 from plugin_sdk.scope import Scope
 from plugins_builtin.content import local
 from tests.registries import FixedRegistry
+
+
+def close(opened: list[Metadata]) -> None:
+    while opened:
+        metadata = opened.pop()
+        metadata.close()
+        metadata.database.close()
 
 
 class TestView(content.ContentSuite):
@@ -21,16 +28,12 @@ class TestView(content.ContentSuite):
     def opened(self) -> Iterator[list[Metadata]]:
         opened: list[Metadata] = []
         yield opened
-        for metadata in opened:
-            metadata.close()
-            metadata.database.close()
+        close(opened)
 
     @pytest.fixture
     def open_store(self, tmp_path: Path, opened: list[Metadata]) -> Callable[[], contract.Store]:
         def open_store() -> contract.Store:
-            for metadata in opened:
-                metadata.close()
-                metadata.database.close()
+            close(opened)
             database = Database(tmp_path / "meta.db")
             opened.append(Metadata(database, FixedRegistry(local.Store(tmp_path / "content"))))
             opened[-1].settle()
@@ -45,6 +48,15 @@ class TestView(content.ContentSuite):
     @pytest.fixture
     def reopen(self, open_store: Callable[[], contract.Store]) -> Callable[[], contract.Store]:
         return open_store
+
+    @pytest.fixture
+    def crash(self, open_store: Callable[[], contract.Store], opened: list[Metadata]) -> resuming.Crash:
+        def crash(work: resuming.Work) -> contract.Store:
+            close(opened)
+            resuming.in_child(lambda end: work(open_store(), end))
+            return open_store()
+
+        return crash
 
     @pytest.fixture
     def supports_fileno(self) -> bool:

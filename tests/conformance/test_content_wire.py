@@ -1,26 +1,48 @@
 """The local store at the far end of a socket."""
 
+import contextlib
+
 import pytest
 
 from plugin_sdk import errors
 from plugin_sdk.conformance import content
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import content as wire
+from plugin_sdk.wire import transport
 from plugins_builtin.content import local
 
 
 class TestLocalOverASocket(content.ContentSuite):
     @pytest.fixture
-    def store(self, tmp_path, serve):
+    def served(self, tmp_path, serve):
         behind = local.Store(tmp_path / "content")
-        return wire.Proxy(serve(wire.Servicer(lambda call: behind)), Scope("default"))
+        return serve(wire.Servicer(lambda call: behind))
+
+    @pytest.fixture
+    def store(self, served):
+        return wire.Proxy(served, Scope("default"))
+
+    @pytest.fixture
+    def reopen(self, served):
+        return lambda: wire.Proxy(transport.connect(served.address), Scope("default"))
+
+    @pytest.fixture
+    def crash(self, served, store):
+        """What ends is the client: its connection breaks."""
+
+        def crash(work):
+            channel = transport.connect(served.address)
+            with contextlib.suppress(errors.Canceled, errors.Unavailable):
+                work(wire.Proxy(channel, Scope("default")), channel.close)
+            channel.close()
+            return store
+
+        return crash
 
     @pytest.fixture
     def supports_labels(self):
         return False
 
-    def test_truncate_cuts_the_end(self, store):
-        with store.writer("ref") as writer:
-            writer.write(b"right wrong")
-            with pytest.raises(errors.Unimplemented, match="cut to 0 only"):
-                writer.truncate(5)
+    @pytest.fixture
+    def supports_truncate(self):
+        return False
