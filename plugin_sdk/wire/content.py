@@ -337,13 +337,18 @@ class ProxyReader(content.Reader):
         return self._size
 
     def read_at(self, offset: int, size: int) -> bytes:
+        if offset < 0:
+            raise errors.OutOfRange(f'blob "{self._digest}": offset {offset} is negative')
         size = min(size, self._size - offset)
         if size <= 0:
             self._stub.scope.check()  # a differ reads nothing to see whether its caller is still there
             return b""
         request = content_pb2.ReadContentRequest(digest=self._digest, offset=offset, size=size)
         with self._stub.stream("Read", [request], content_pb2.ReadContentResponse) as answers:
-            return b"".join(answer.data for answer in answers)
+            data = b"".join(answer.data for answer in answers)
+        if len(data) != size:
+            raise errors.DataLoss(f'blob "{self._digest}": {len(data)} bytes from {offset} on, {size} expected')
+        return data
 
     def fileno(self) -> int:
         raise errors.Unimplemented(f'blob "{self._digest}" is at the far end of a socket and has no descriptor here')
