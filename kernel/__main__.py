@@ -59,7 +59,7 @@ def _serve(path: Path | None, flags: dict[str, str]) -> None:
         logs.configure(loaded.config.debug.level)
         for warning in loaded.warnings:
             logging.getLogger("config").warning("%s", warning)
-        daemon.run(loaded, spawner)
+        daemon.run(lambda: _load(path, flags), loaded, spawner)
     finally:
         spawner.close()
 
@@ -103,9 +103,11 @@ def config_check(given: tuple[Path | None, dict[str, str]]) -> None:
     loaded.check_plugins(of for _, of in found.registrations)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
-    for failure in found.failures:
-        click.echo(f"error: plugin {failure.source}: {failure.error}", err=True)
-    if found.failures:
+    wrong = [f"plugin {failure.source}: {failure.error}" for failure in found.failures]
+    wrong += loaded.proxies.faults.values()
+    for line in wrong:
+        click.echo(f"error: {line}", err=True)
+    if wrong:
         sys.exit(1)
     click.echo("the configuration can be used")
 

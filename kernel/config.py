@@ -1,9 +1,9 @@
 """plugins.toml: the configuration, in containerd's schema (versions 2, 3 and 4).
 
 Each table is a dataclass; its fields are the keys that are known, with their defaults and what they mean. So the daemon
-runs without any file. ``load`` reads a file and its ``imports``; an unknown key, a wrong type and an unknown kind or
-platform are InvalidArgument with file, line and the nearest valid name. A table of a plugin that is not there, and a
-key that containerd knows and Corten does not need, are warnings.
+runs without any file. ``load`` reads a file and its ``imports``; an unknown key and a wrong type are InvalidArgument
+with file, line and the nearest valid name; in the table of a proxy plugin they are a fault of that plugin alone. A
+table of a plugin that is not there, and a key that containerd knows and Corten does not need, are warnings.
 """
 
 # ruff: noqa: RUF009  # key() makes fields, and the tables that are their defaults are immutable
@@ -18,21 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from kernel import toml
-from kernel.toml import Duration, key
-from plugin_sdk import errors, plugin
+from kernel.proxies import tables
+from kernel.proxies.tables import ProxyPlugin, Tables
+from kernel.toml import key
+from plugin_sdk import plugin
 
 PATH = Path("/etc/corten/plugins.toml")
 VERSION = 4
 VERSIONS = (2, 3, 4)
 MESSAGE_SIZE = 16 << 20
 _LONGEST_STATE = 107 - len("/s/") - 20 - 1  # unix(7): what a socket's path may have; of a shim's, 20 are a hash
-
-PROXY_TYPES: Mapping[str, str] = {
-    "content": plugin.CONTENT,
-    "snapshot": plugin.SNAPSHOTTER,
-    "diff": plugin.DIFFER,
-    "sandbox": "io.containerd.sandbox.controller.v1",
-}
 
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 
@@ -101,22 +96,6 @@ class StreamProcessor:
 
 
 @dataclass(frozen=True, slots=True)
-class ProxyPlugin:
-    type: str = key("", "Its kind: content, snapshot or diff, or the long name of the kind.")
-    address: str = key("", "Path of its socket.")
-    platform: str = key("", "The platform it serves, such as linux/amd64; empty: the machine's own.")
-    exports: Mapping[str, str] = key({}, "What clients are told of it, such as root.")
-    capabilities: tuple[str, ...] = key((), "What it can do, such as remap-ids.")
-    command: tuple[str, ...] = key((), "The program to start for it, with arguments; empty: it runs already.")
-    restart: bool = key(True, "Whether the program is started again when it ends.")
-    timeout: Duration = key(Duration(60), "How long one call may take.")
-    grace: Duration = key(Duration(10), "How long it may take to end before it is killed.")
-    tls_ca: str = key("", "Certificates its own must be signed by, for a TCP address.")
-    tls_cert: str = key("", "Our certificate for it.")
-    tls_key: str = key("", "Key of that certificate.")
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     version: int = key(VERSION, "Version of this schema: 2, 3 or 4.")
     root: str = key("/var/lib/corten", "Directory of what is kept: the database, and what the plugins store.")
@@ -143,15 +122,28 @@ class Config:
 
 
 class Loaded:
-    """A configuration, what there is to warn of, and the tables of plugins, which are decoded when those are known."""
+    """A configuration, what there is to warn of, and the tables of plugins, which are decoded when those are known.
 
-    def __init__(self, config: Config, document: toml.Document) -> None:
+    ``proxies`` are the proxy plugins that can be used, and why others cannot; ``config.proxy_plugins`` has the former.
+    A change of a file that one of the ``patterns`` matches, in its folder, may be a change of it.
+    """
+
+    def __init__(self, config: Config, document: toml.Document, proxies: Tables, patterns: Iterable[Path]) -> None:
         self.config = config
+        self.proxies = proxies
+        self.patterns = frozenset(patterns)
         self._document = document
 
     @property
     def warnings(self) -> list[str]:
         return self._document.warnings
+
+    def needs_restart(self, running: Loaded) -> list[str]:
+        """What differs from the configuration that the daemon was started with, besides proxy plugins."""
+        mine, theirs = (dataclasses.asdict(loaded.config) for loaded in (self, running))
+        changed = [name for name in mine if name != tables.TABLE and mine[name] != theirs[name]]
+        places = [(self._document.place((name,)), name) for name in changed]
+        return [f"{place}{name!r} takes effect when the daemon is started again" for place, name in places]
 
     def plugin_config(self, registration: plugin.Registration) -> object:
         """The registration's ``config`` as an instance, None if it has none. Raises InvalidArgument."""
@@ -178,33 +170,43 @@ def load(path: Path | None = None, overrides: Mapping[str, str] | None = None) -
     """Reads ``path`` (None: ``PATH`` if it exists, else nothing). ``overrides`` are the flags: address, root, state,
     log_level. Raises InvalidArgument, and NotFound for a given file that is not there."""
     document = toml.Document()
+    patterns = {(path or PATH).absolute()}
     if path is not None or PATH.exists():
-        _read(document, path or PATH)
+        patterns |= _read(document, (path or PATH).absolute())
     if document.data.get("version", VERSION) not in VERSIONS:
         version = document.data["version"]
         raise document.error(("version",), f"version {version!r} is not known; known are 2, 3 and 4")
     _lift_server_tables(document)
     for flag, value in (overrides or {}).items():
         document.put(FLAGS[flag], value, "--" + flag.replace("_", "-"))
+    proxies = tables.read(document, document.data.pop(tables.TABLE, {}))
     config = document.decode(Config, document.data)
     _check(config, document)
-    return Loaded(config, document)
+    usable = {name: spec.table for name, spec in proxies.specs.items()}
+    return Loaded(dataclasses.replace(config, proxy_plugins=usable), document, proxies, patterns)
 
 
-def _read(document: toml.Document, first: Path) -> None:
+def _read(document: toml.Document, first: Path) -> set[Path]:
+    """Answers the paths of the files, links followed, and of those that may appear, with ``*``."""
     lists: dict[str, list[Any]] = {"disabled_plugins": [], "required_plugins": []}
-    waiting, seen = [first.absolute()], set()
+    waiting: list[Path] = [first]
+    seen: set[Path] = set()
+    patterns: set[Path] = set()
     while waiting:
         path = waiting.pop(0)
         if path in seen:
             continue
         seen.add(path)
+        patterns |= {path.parent / "*" if path.is_symlink() else path, path.resolve()}
         data = document.add(path)
         for name, values in lists.items():
             if isinstance(data.get(name), list):
                 values += [value for value in data[name] if value not in values]
                 document.data[name] = values
-        waiting += _imports(document, path, data.get("imports", ()))
+        imports = data.get("imports", ())
+        waiting += _imports(document, path, imports)
+        patterns |= {path.parent / pattern for pattern in imports if isinstance(pattern, str)}
+    return patterns
 
 
 def _imports(document: toml.Document, path: Path, patterns: Any) -> Iterator[Path]:
@@ -253,30 +255,6 @@ def _check(config: Config, document: toml.Document) -> None:
         raise document.error(("state",), text)
     if config.root == config.state:
         raise document.error(("state",), f"root and state must not be the same directory: {config.root}")
-    for name, proxy in config.proxy_plugins.items():
-        _check_proxy(name, proxy, document)
-
-
-def _check_proxy(name: str, proxy: ProxyPlugin, document: toml.Document) -> None:
-    where = ("proxy_plugins", name)
-    types = [*PROXY_TYPES, *PROXY_TYPES.values()]
-    if proxy.type not in types:
-        text = f"proxy plugin {name!r} has the unknown type {proxy.type!r}" + _near(proxy.type, types)
-        raise document.error((*where, "type"), text)
-    if not proxy.address:
-        raise document.error(where, f"proxy plugin {name!r} has no address")
-    if proxy.platform:
-        _check_platform(name, proxy.platform, document)
-
-
-def _check_platform(name: str, text: str, document: toml.Document) -> None:
-    from plugin_sdk import platforms
-
-    try:
-        platforms.parse(text)
-    except errors.InvalidArgument as err:
-        said = f"proxy plugin {name!r} has an unknown platform: {err.message}"
-        raise document.error(("proxy_plugins", name, "platform"), said) from err
 
 
 def _near(name: str, valid: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ import signal
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +28,13 @@ from kernel.metadata.database import Database, forbid_transaction
 from kernel.metadata.namespaces import Namespaces
 from kernel.metadata.store import Metadata, View
 from kernel.tasks import Tasks
+from kernel.watch import Watch
 from plugin_sdk import containers, daemon, errors, filters, platforms, plugin, systemd
 from plugin_sdk.scope import Scope
 from plugin_sdk.workers import Workers
 
 if TYPE_CHECKING:
+    from kernel.proxies.changes import Proxies
     from kernel.server import Server
     from plugin_sdk.wire import rpc
 
@@ -42,6 +44,14 @@ DATABASE = "metadata.db"
 UUID = "uuid"
 SERVICE_IDS = {"v1": "healthcheck"}  # of grpc.health.v1.Health
 GRACE = 0.5  # seconds that calls are given when the daemon stops
+EDIT = ("corten.configuration", "plugins.toml")  # as what a refused edit is shown
+NEEDED: Mapping[str, str] = {
+    plugin.CONTENT: "containerd.services.content.v1.Content",
+    plugin.SNAPSHOTTER: "containerd.services.snapshots.v1.Snapshots",
+    plugin.DIFFER: "containerd.services.diff.v1.Diff",
+    plugin.RUNTIME: "containerd.services.tasks.v1.Tasks",
+}
+"""The service that does not serve without a plugin of the kind."""
 
 
 class Daemon:
@@ -50,6 +60,9 @@ class Daemon:
     def __init__(self, loaded: config.Loaded, workers: Workers) -> None:
         self._loaded = loaded
         self._workers = workers
+        self._proxies: Proxies | None = None
+        self._told = set(loaded.warnings)
+        self._listeners: list[Callable[[], None]] = []
         self._root, self._state = Path(loaded.config.root), Path(loaded.config.state)
         self._closing = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
@@ -75,20 +88,60 @@ class Daemon:
         stack.callback(self.metadata.close)
         self._load_plugins()
         self.metadata.settle()
+        stack.callback(self._end_proxies)
+        if not self._loaded.proxies.is_empty:
+            self.proxies.begin(self._loaded.proxies)
+        self.registry.check(self._loaded.config.required_plugins)
         self.tasks.recover()
 
     def _load_plugins(self) -> None:
-        settings, found = self._loaded.config, plugins.discover()
+        found = plugins.discover()
+        self._registrations = [registration for _, registration in found.registrations]
         before = len(self._loaded.warnings)
-        self._loaded.check_plugins(registration for _, registration in found.registrations)
+        self._loaded.check_plugins(self._registrations)
         for warning in self._loaded.warnings[before:]:
             log.warning("%s", warning)
-        self.registry.load(found, settings.disabled_plugins, settings.required_plugins)
-        for name, proxy in settings.proxy_plugins.items():
-            kind = config.PROXY_TYPES.get(proxy.type, proxy.type)
-            reason = f"proxy plugins are not started yet: {plugins.SKIPPED}"
-            log.warning("proxy plugin %s is skipped: proxy plugins are not started yet", name)
-            self.registry.show(daemon.PluginInfo(kind, name, error=reason, skipped=True))
+        self.registry.load(found, self._loaded.config.disabled_plugins)
+
+    @property
+    def proxies(self) -> Proxies:
+        """Made when there is one for the first time: it imports grpc."""
+        if self._proxies is None:
+            from kernel.proxies.changes import Proxies
+
+            address = self._loaded.config.grpc.address
+            self._proxies = Proxies(
+                self.registry, self._root, self._state, address, self.metadata.plugin_ready, self._tell_health
+            )
+        return self._proxies
+
+    def _end_proxies(self) -> None:
+        if self._proxies is not None:
+            self._proxies.close()
+
+    def reload(self, load: Load) -> Iterable[Path]:
+        """Reads the configuration again and changes the proxy plugins by it; an edit that is wrong changes nothing and
+        is shown. Answers paths, with ``*``, of files a change of which may be one of the configuration."""
+        try:
+            loaded = load()
+            loaded.check_plugins(self._registrations)
+            if self._proxies is not None or not loaded.proxies.is_empty:
+                self.proxies.change(loaded.proxies)
+        except errors.Error as err:
+            self._refuse_edit(err.message)
+            return self._loaded.patterns
+        self.registry.hide(*EDIT)
+        for warning in {*loaded.warnings, *loaded.needs_restart(self._loaded)} - self._told:
+            log.warning("%s", warning)
+        self._told |= {*loaded.warnings, *loaded.needs_restart(self._loaded)}
+        return loaded.patterns
+
+    def _refuse_edit(self, reason: str) -> None:
+        for line in reason.splitlines():
+            log.error("the configuration stays as it is: %s", line)
+        error = f"the last edit is refused and changes nothing: {reason}"
+        self.registry.show(daemon.PluginInfo(*EDIT, error=error, state="refused", since=time.time_ns()))
+        self._tell_health()
 
     def _context(self, registration: plugin.Registration) -> plugin.PluginContext:
         return plugin.PluginContext(
@@ -128,6 +181,32 @@ class Daemon:
     def plugins(self, filters_: Sequence[str] = ()) -> list[daemon.PluginInfo]:
         matches = filters.compile(filters_)
         return [info for info in self.registry.infos() if matches(_fields(info))]
+
+    def differs(self) -> Sequence[str]:
+        return self.registry.ids(plugin.DIFFER)
+
+    def health(self) -> Mapping[str, bool]:
+        """Of the plugins, of the services that need one of some kind, and of the daemon: whether it is ready."""
+        states = self.registry.states()
+        kinds = {kind: any(states[name] for name in states if name.startswith(f"{kind}.")) for kind in NEEDED}
+        required = (states.get(name, False) for name in self._loaded.config.required_plugins)
+        ready = kinds[plugin.CONTENT] and all(required)
+        return {**states, **{service: kinds[kind] for kind, service in NEEDED.items()}, "": ready}
+
+    def on_health(self, changed: Callable[[], None]) -> Callable[[], None]:
+        self._listeners.append(changed)
+        return lambda: self._listeners.remove(changed)
+
+    def _tell_health(self) -> None:
+        for changed in list(self._listeners):
+            changed()
+        systemd.notify(f"STATUS={self._readiness()}")
+
+    def _readiness(self) -> str:
+        """One line for whoever asks the service manager."""
+        ailing = [info for info in self.registry.infos() if info.state not in ("", "ok")]
+        said = "; ".join(f"{info.id} is {info.state}: {info.error}" for info in ailing).replace("\n", "; ")
+        return f"{'ready' if self.health()[''] else 'not ready'}{f'; {said}' if said else ''}"
 
     def show_services(self, servicers: Iterable[rpc.Servicer]) -> None:
         """The kernel's own, under the names that containerd shows: of containerd.services.NAME.v1.…"""
@@ -182,15 +261,23 @@ def _fields(info: daemon.PluginInfo) -> filters.Adaptor:
     return field
 
 
-def run(loaded: config.Loaded, workers: Workers) -> None:
-    """Serves until SIGTERM or SIGINT. Raises FailedPrecondition, with the reason, when it cannot start."""
-    asyncio.run(_run(loaded, workers))
+Load = Callable[[], config.Loaded]
+"""Reads the configuration."""
 
 
-async def _run(loaded: config.Loaded, workers: Workers) -> None:
+def run(load: Load, loaded: config.Loaded, workers: Workers) -> None:
+    """Serves until SIGTERM or SIGINT; SIGHUP, or an edit, lets ``load`` read the configuration again. Raises
+    FailedPrecondition, with the reason, when it cannot start."""
+    asyncio.run(_run(load, loaded, workers))
+
+
+async def _run(load: Load, loaded: config.Loaded, workers: Workers) -> None:
     stopped = _stop_on_signals()
     async with contextlib.AsyncExitStack() as stack:
-        await _start(loaded, workers, stack)
+        made = await _start(loaded, workers, stack)
+        watch = Watch(loaded.patterns, lambda: made.reload(load))
+        stack.callback(watch.close)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.poke)
         systemd.notify("READY=1")
         await stopped.wait()
         systemd.notify("STOPPING=1")
@@ -204,7 +291,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stopped
 
 
-async def _start(loaded: config.Loaded, workers: Workers, stack: contextlib.AsyncExitStack) -> None:
+async def _start(loaded: config.Loaded, workers: Workers, stack: contextlib.AsyncExitStack) -> Daemon:
     begin = time.perf_counter()
     settings = loaded.config
     _set_process(settings)
@@ -226,6 +313,7 @@ async def _start(loaded: config.Loaded, workers: Workers, stack: contextlib.Asyn
     await server.start()
     gc.freeze()  # what is there now stays: collections need not look at it
     log.info("serves at %s after %.0f ms", settings.grpc.address, 1000 * (time.perf_counter() - begin))
+    return made
 
 
 async def _stop(server: Server, made: Daemon) -> None:

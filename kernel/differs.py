@@ -65,11 +65,13 @@ class Differ:
         )
 
     def _first(self, work: Callable[[diff.Differ], Descriptor], refusal: str) -> Descriptor:
-        refused: errors.Unimplemented | None = None
+        refused: errors.Error | None = None
         for name in [self._name] if self._name else self._registry.ids(plugin.DIFFER):
             try:
                 with self._registry.use(plugin.DIFFER, name, self._scope) as differ:
                     return work(differ)
             except errors.Unimplemented as err:
+                refused = refused or err
+            except errors.Unavailable as err:
                 refused = err
         raise refused or errors.Unimplemented(refusal)

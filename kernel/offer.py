@@ -24,11 +24,12 @@ from kernel.tasks import Tasks
 from plugin_sdk import daemon
 from plugin_sdk import namespaces as contract
 from plugin_sdk.scope import Scope
+from plugin_sdk.wire import health as health_wire
 from plugin_sdk.wire import introspection as wire
 from plugin_sdk.wire import rpc
 
 
-class Parts(wire.Source, Protocol):
+class Parts(wire.Source, health_wire.Source, Protocol):
     """The daemon, as the services need it."""
 
     @property
@@ -41,6 +42,10 @@ class Parts(wire.Source, Protocol):
 
     def bind(self, scope: Scope) -> daemon.View: ...
 
+    def differs(self) -> Sequence[str]:
+        """Ids, in the order in which they are asked."""
+        ...
+
 
 def servicers(parts: Parts) -> Sequence[rpc.Servicer]:
     """For the gRPC socket."""
@@ -52,12 +57,12 @@ def servicers(parts: Parts) -> Sequence[rpc.Servicer]:
         images.servicer(parts.bind),
         containers.servicer(parts.bind),
         snapshots.servicer(parts.bind),
-        diff.servicer(parts.bind),
+        diff.servicer(parts.bind, parts.differs),
         leases.servicer(parts.bind),
         events.servicer(parts.exchange.bind),
         tasks.servicer(parts.tasks.bind),
     ]
-    return [*offered, health.servicer(offered)]
+    return [*offered, health.servicer(offered, parts)]
 
 
 def ttrpc_servicers(parts: Parts) -> Sequence[rpc.Servicer]:

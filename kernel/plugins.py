@@ -3,7 +3,8 @@
 Three steps. ``discover`` lets each plugin register by itself: the built-ins, named by dotted strings so that the kernel
 imports none of them, then installed packages by their entry points. ``Registry.load`` calls ``create`` in the order of
 ``requires``. ``Registry.use`` hands the object to one call. A plugin that fails in the first two steps is recorded with
-its reason and shown; the others go on.
+its reason and shown; the others go on. Proxy plugins come and go while the daemon runs, by ``Registry.put`` and
+``Registry.withdraw``.
 
 This is the only file that imports by name.
 """
@@ -19,13 +20,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import pluggy
 
 from kernel import hookspecs
 from plugin_sdk import daemon, errors, lanes, plugin
+from plugin_sdk.scope import Scope
 
 log = logging.getLogger("plugins")
 
@@ -47,6 +49,9 @@ NOUNS: Mapping[str, str] = {
 SKIPPED = "skip plugin"  # clients look for these words: a plugin that is merely skipped is no reason to refuse to start
 
 DRAIN = 10.0  # seconds that a replaced plugin's calls are given to end
+
+_WAITING = 16  # calls that wait for a thread of a plugin
+_PATIENT = 1000  # the same where all threads may wait for a program to come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +128,25 @@ class _Collector:
                 raise LookupError(f"plugin {source} implements the unknown hook {caller.name}; did it mean {near}?")
 
 
+class Remote(Protocol):
+    """What ``create`` makes for a plugin in a process of its own."""
+
+    @property
+    def is_ok(self) -> bool: ...
+
+    def bind(self, scope: Scope) -> object:
+        """The contract's object, for one use."""
+        ...
+
+    def info(self) -> daemon.PluginInfo: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """One registered plugin: ``made`` is what create returned, None unless it is ok."""
+    """One registered plugin: ``made`` is what create returned, None unless it is ok; ``remote`` the same, if it is in
+    another process, whether it is ok or not."""
 
     source: str
     registration: plugin.Registration
@@ -135,6 +156,11 @@ class _Slot:
     uses: int = 0
     lane: lanes.Lane | None = None
     root: str = ""
+    remote: Remote | None = None
+
+    @property
+    def is_ok(self) -> bool:
+        return self.made is not None and (self.remote is None or self.remote.is_ok)
 
 
 class Registry:
@@ -156,17 +182,15 @@ class Registry:
         self._platform = platform
         self._slots: dict[str, _Slot] = {}  # by kind.id
         self._failures: list[Failure] = []
-        self._shown: list[daemon.PluginInfo] = []
+        self._shown: dict[tuple[str, str], daemon.PluginInfo] = {}
         self._changed = threading.Condition()
         self._metadata = lanes.Lane("metadata", threads=8, waiting=1024)
 
     # --- loading
 
-    def load(self, found: Found, disabled: Iterable[str] = (), required: Iterable[str] = ()) -> None:
-        """Makes all plugins but the ``disabled`` ones (``kind.id``).
-
-        Raises FailedPrecondition when there is not exactly one content store, or a ``required`` plugin is not ok.
-        """
+    def load(self, found: Found, disabled: Iterable[str] = ()) -> None:
+        """Makes all plugins but the ``disabled`` ones (``kind.id``). Raises FailedPrecondition when there is more than
+        one content store."""
         for failure in found.failures:
             self._fail(failure.source, failure.error)
         wanted = self._enabled(found.registrations, set(disabled))
@@ -174,7 +198,6 @@ class Registry:
         for slot in _ordered(wanted):
             self._slots[slot.registration.name] = slot
             self._make(slot)
-        self._check_required(required)
 
     def _enabled(self, registrations: Iterable[tuple[str, plugin.Registration]], disabled: set[str]) -> list[_Slot]:
         slots: dict[str, _Slot] = {}
@@ -201,7 +224,9 @@ class Registry:
             named = " and ".join(f"{slot.registration.name} ({slot.source})" for slot in stores)
             raise errors.FailedPrecondition(f"there is more than one content store: {named}; disable all but one")
 
-    def _check_required(self, required: Iterable[str]) -> None:
+    def check(self, required: Iterable[str] = ()) -> None:
+        """Raises FailedPrecondition when there is no content store, or a ``required`` plugin has not started. One in a
+        process of its own need not be ok yet."""
         for name in required:
             slot = self._slots.get(name)
             if slot is None:
@@ -248,16 +273,16 @@ class Registry:
     # --- using
 
     @contextmanager
-    def use(self, kind: str, id: str, scope: object = None) -> Iterator[Any]:
-        """The plugin's object, for one call. Raises InvalidArgument for one that is not loaded, Unavailable for one
-        that is going away, Internal when the calling thread has a transaction open."""
+    def use(self, kind: str, id: str, scope: Scope | None = None) -> Iterator[Any]:
+        """The plugin's object, for one call. Raises InvalidArgument for one that is not loaded, Internal when the
+        calling thread has a transaction open. Calls of one in another process may raise Unavailable besides."""
         if self._guard is not None:
             self._guard(f"plugin {kind}.{id} is called")
         with self._changed:
             slot = self._find(kind, id)
             slot.uses += 1
         try:
-            yield slot.made
+            yield slot.made if slot.remote is None else slot.remote.bind(scope or Scope(""))
         finally:
             with self._changed:
                 slot.uses -= 1
@@ -275,34 +300,58 @@ class Registry:
     def has(self, kind: str, id: str) -> bool:
         """Whether such a plugin is ok."""
         slot = self._slots.get(f"{kind}.{id}")
-        return slot is not None and slot.made is not None
+        return slot is not None and slot.is_ok
 
     def ids(self, kind: str) -> list[str]:
-        """Of the plugins of this kind that are ok, in the order of loading."""
-        registrations = (slot.registration for slot in self._slots.values() if slot.made is not None)
+        """Of the plugins of this kind that can be named, in the order of loading. One in a process of its own is among
+        them also while that is away."""
+        with self._changed:
+            registrations = [slot.registration for slot in self._slots.values() if slot.made is not None]
         return [registration.id for registration in registrations if registration.kind == kind]
 
-    def lane(self, name: str) -> lanes.Lane:
-        """The threads of the plugin ``kind.id``; for any other name, those for work on the metadata."""
+    def source(self, name: str) -> str:
+        """Where the plugin ``kind.id`` comes from; empty when there is none."""
         slot = self._slots.get(name)
+        return slot.source if slot is not None else ""
+
+    def lane(self, name: str) -> lanes.Lane:
+        """The threads of the plugin ``kind.id``, or of the first one of a ``kind``; for any other name, those for work
+        on the metadata."""
+        slot = self._slots.get(name)
+        if slot is None and name in NOUNS and (ids := self.ids(name)):
+            slot = self._slots.get(f"{name}.{ids[0]}")
         return self._metadata if slot is None or slot.lane is None else slot.lane
 
     # --- showing
 
     def show(self, info: daemon.PluginInfo) -> None:
-        """Adds one to ``infos`` that is no plugin here: a service of the kernel, or a proxy that is not started."""
-        self._shown.append(info)
+        """Adds to ``infos`` one that is no plugin here, such as a service of the kernel, or changes it."""
+        with self._changed:
+            self._shown[info.kind, info.id] = info
+
+    def hide(self, kind: str, id: str) -> None:
+        """Takes back what ``show`` has added."""
+        with self._changed:
+            self._shown.pop((kind, id), None)
 
     def infos(self) -> list[daemon.PluginInfo]:
         """All plugins by kind and id, those included that failed."""
+        with self._changed:
+            slots, shown = list(self._slots.values()), list(self._shown.values())
         failed = [daemon.PluginInfo(plugin.ENTRY_POINTS, f.source, error=f.error) for f in self._failures]
-        found = [*(self._info(slot) for slot in self._slots.values()), *self._shown, *failed]
-        return sorted(found, key=lambda info: (info.kind, info.id))
+        return sorted([*map(self._info, slots), *shown, *failed], key=lambda info: (info.kind, info.id))
+
+    def states(self) -> Mapping[str, bool]:
+        """Whether each plugin that was not skipped is ok, by ``kind.id``."""
+        with self._changed:
+            return {name: slot.is_ok for name, slot in self._slots.items() if not slot.skipped}
 
     def _info(self, slot: _Slot) -> daemon.PluginInfo:
         registration = slot.registration
-        stores = registration.kind in (plugin.CONTENT, plugin.SNAPSHOTTER)
         degraded = "degraded: all its threads are busy" if slot.lane is not None and slot.lane.full else ""
+        if slot.remote is not None:
+            return self._remote_info(slot.remote.info(), degraded)
+        stores = registration.kind in (plugin.CONTENT, plugin.SNAPSHOTTER)
         return daemon.PluginInfo(
             registration.kind,
             registration.id,
@@ -314,40 +363,48 @@ class Registry:
             skipped=slot.skipped,
         )
 
+    def _remote_info(self, info: daemon.PluginInfo, degraded: str) -> daemon.PluginInfo:
+        platforms = info.platforms or self._own_platform(info.kind)
+        if degraded and not info.error:
+            return replace(info, platforms=platforms, error=degraded, state="degraded")
+        return replace(info, platforms=platforms)
+
     def _own_platform(self, kind: str) -> tuple[str, ...]:
         runs = kind in (plugin.SNAPSHOTTER, plugin.DIFFER, plugin.RUNTIME)
         return (self._platform,) if runs and self._platform else ()
 
     # --- coming and going
 
-    def put(self, registration: plugin.Registration, drain: float = DRAIN) -> None:
-        """Makes the plugin, then puts it in the place of the one with its name, whose calls are given ``drain``
-        seconds to end. Raises what ``create`` raises; the old one then stays."""
+    def put(self, registration: plugin.Registration, source: str = "", *, remote: bool = False) -> Callable[..., None]:
+        """Makes the plugin and puts it in the place of the one with its name, if there is one. What is answered ends
+        the latter when it is called, as ``withdraw``'s does. Raises what ``create`` raises; the old one then stays."""
         context = self._context(registration)
         made = registration.create(context)
         name = registration.name
+        slot = _Slot(source or name, registration, made, root=str(context.root))
+        slot.remote = cast(Remote, made) if remote else None
         with self._changed:
             old = self._slots.get(name)
-            lane = old.lane if old is not None and old.lane is not None else lanes.Lane(name)
-            self._slots[name] = _Slot(name, registration, made, lane=lane, root=str(context.root))
-        if old is not None:
-            self._retire(old, drain)
+            slot.lane = lanes.Lane(name, waiting=_PATIENT if remote else _WAITING)
+            self._slots[name] = slot
+        return functools.partial(self._retire, old) if old is not None else lambda drain=0.0: None
 
-    def remove(self, kind: str, id: str, drain: float = DRAIN) -> None:
-        """Calls that follow find no such plugin; those that run are given ``drain`` seconds. Raises NotFound."""
+    def withdraw(self, kind: str, id: str) -> Callable[..., None]:
+        """Calls that follow find no such plugin. What is answered gives those that run ``drain`` seconds when it is
+        called, and closes the plugin. Raises NotFound."""
         with self._changed:
             slot = self._slots.pop(f"{kind}.{id}", None)
         if slot is None:
             raise errors.NotFound(f"plugin {kind}.{id}: not found")
-        self._retire(slot, drain)
-        if slot.lane is not None:
-            slot.lane.shutdown(cancel_futures=True)
+        return functools.partial(self._retire, slot)
 
-    def _retire(self, slot: _Slot, drain: float) -> None:
+    def _retire(self, slot: _Slot, drain: float = DRAIN) -> None:
         with self._changed:
             if not self._changed.wait_for(lambda: not slot.uses, drain):
                 log.warning("plugin %s: %d calls did not end in %.0f s", slot.registration.name, slot.uses, drain)
         _close(slot)
+        if slot.lane is not None:
+            slot.lane.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """Closes the plugins in the opposite order of their making, and ends the lanes; nobody may call any more."""

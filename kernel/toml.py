@@ -75,7 +75,7 @@ class Document:
         except UnicodeDecodeError as err:
             raise errors.InvalidArgument(f"configuration file {path}: is not UTF-8 at byte {err.start}") from err
         except tomllib.TOMLDecodeError as err:
-            raise errors.InvalidArgument(f"configuration file {path}: {err}") from err
+            raise errors.InvalidArgument(_placed(path, str(err))) from err
         self._places |= {where: f"{path}:{line}" for where, line in _scan(text)}
         _merge(self.data, data)
         return data
@@ -148,6 +148,15 @@ class Document:
                 where, f"{_named(where[:-1], where[-1])} must be {said}, not {json.dumps(value, default=str)}"
             )
         return value
+
+
+def _placed(path: Path, text: str) -> str:
+    """What tomllib says, with the place in front and a table named as it is written."""
+    if twice := re.match(r"Cannot (?:declare|overwrite) \((.*?),?\) ", text):
+        table = _dotted([part.strip()[1:-1] for part in twice[1].split(", ")])
+        text = text.replace(twice[0], f"[{table}] is there ")
+    place = re.search(r" \(at line (\d+), column \d+\)$", text)
+    return f"{path}:{place[1]}: {text[: place.start()]}" if place else f"{path}: {text}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

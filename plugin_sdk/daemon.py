@@ -11,7 +11,11 @@ from plugin_sdk import containers, content, diff, events, images, leases, namesp
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """A plugin as introspection shows it. ``error`` is empty when it is ok; ``exports`` as ``root`` → path."""
+    """A plugin as introspection shows it. ``error`` is empty when it is ok; ``exports`` as ``root`` → path.
+
+    ``state`` of one in a process of its own is starting, ok, degraded, backoff or refused, ``since`` when, in
+    nanoseconds since the epoch; of others it is empty.
+    """
 
     kind: str
     id: str
@@ -21,6 +25,8 @@ class PluginInfo:
     capabilities: Sequence[str] = ()
     error: str = ""
     skipped: bool = False
+    state: str = ""
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

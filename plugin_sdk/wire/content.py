@@ -20,7 +20,7 @@ from plugin_sdk.scope import Scope
 from plugin_sdk.wire import messages, rpc
 
 SERVICE = content_pb2.DESCRIPTOR.services_by_name["Content"]
-LANE = f"{plugin.CONTENT}.content"
+LANE = plugin.CONTENT
 
 READ_CHUNK = 1 << 20
 WRITE_CHUNK = 8 << 20
@@ -74,7 +74,7 @@ class Servicer:
 
     async def _delete(self, request: content_pb2.DeleteContentRequest, call: rpc.Call) -> Empty:
         identifiers.validate_digest(request.digest)
-        await call.run(self._resolve(call).delete, request.digest)
+        await call.run(self._resolve(call).delete, request.digest, lane=self._lane)
         return Empty()
 
     async def _read(self, request: content_pb2.ReadContentRequest, call: rpc.Call) -> AsyncIterator[bytes]:

@@ -21,6 +21,10 @@ SKIPPED = "skip plugin"
 """Clients look for these words in the error of a plugin, and show or refuse all others."""
 
 
+STATE, SINCE = "corten.state", "corten.since"
+"""Exports in which the state of a plugin goes, which containerd's API has no field for; the time in nanoseconds."""
+
+
 class Source(Protocol):
     def plugins(self, filters: Sequence[str] = ()) -> Sequence[PluginInfo]:
         """Filters know type and id."""
@@ -70,7 +74,7 @@ def _message(info: PluginInfo) -> introspection_pb2.Plugin:
         id=info.id,
         requires=info.requires,
         platforms=map(_platform, info.platforms),
-        exports=info.exports,
+        exports={**info.exports, **({STATE: info.state, SINCE: str(info.since)} if info.state else {})},
         capabilities=info.capabilities,
         init_err=_init_error(info),
     )
@@ -98,15 +102,19 @@ def _warning(warning: tuple[str, str, int]) -> introspection_pb2.DeprecationWarn
 
 def _info(message: introspection_pb2.Plugin) -> PluginInfo:
     error = message.init_err.message
+    exports = dict(message.exports)
+    state, since = exports.pop(STATE, ""), exports.pop(SINCE, "0")
     return PluginInfo(
         message.type,
         message.id,
         tuple(message.requires),
         tuple(_platform_text(each) for each in message.platforms),
-        dict(message.exports),
+        exports,
         tuple(message.capabilities),
         error,
         SKIPPED in error,
+        state,
+        int(since) if since.isdecimal() else 0,
     )
 
 

@@ -71,7 +71,8 @@ class Servicer:
         return Empty()
 
     async def _remove(self, request: snapshots_pb2.RemoveSnapshotRequest, call: rpc.Call) -> Empty:
-        await call.run(self._resolve(call, request.snapshotter).remove, request.key)
+        remove = self._resolve(call, request.snapshotter).remove
+        await call.run(remove, request.key, lane=_lane(request.snapshotter))
         return Empty()
 
     async def _stat(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernel import config, plugins, toml
+from kernel.proxies import tables
 from plugin_sdk import errors, plugin
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,11 @@ def refused(path: Path) -> str:
         loaded = config.load(path)
         loaded.check_plugins(REGISTRATIONS)
     return caught.value.message
+
+
+def fault(path: Path, name: str = "stars") -> str:
+    """Why a proxy plugin cannot be used."""
+    return config.load(path).proxies.faults[name]
 
 
 # --- the defaults
@@ -94,7 +101,7 @@ TABLES = [
     ("debug", config.Debug),
     ("metrics", config.Metrics),
     ("cgroup", config.Cgroup),
-    ("proxy_plugins.x", config.ProxyPlugin),
+    ("proxy_plugins.x", tables.ProxyPlugin),
     ("stream_processors.x", config.StreamProcessor),
 ]
 
@@ -105,7 +112,7 @@ def test_an_unknown_key_is_told_with_file_line_and_nearest_name(
 ) -> None:
     known = dataclasses.fields(cls)[0].name
     path = write((f"version = 3\n\n[{table}]\n" if table else "\n\n\n") + f"{known}z = 1\n")
-    message = refused(path)
+    message = fault(path, "x") if table == "proxy_plugins.x" else refused(path)
     assert message.startswith(f"{path}:4: unknown key '{known}z'")
     assert message.endswith(f"; did you mean {known!r}?")
 
@@ -115,7 +122,7 @@ def test_a_wrong_type_is_told(write: Callable[..., Path]) -> None:
     assert refused(path) == f"{path}:3: 'uid' in [grpc] must be a whole number, not \"root\""
     assert "'grpc' must be a table" in refused(write("grpc = 1"))
     assert "'imports' must be a list" in refused(write('imports = "x"'))
-    assert "true or false" in refused(write("[proxy_plugins.a]\nrestart = 1"))
+    assert "true or false" in fault(write("[proxy_plugins.a]\nrestart = 1"), "a")
 
 
 def test_what_is_no_toml_is_told(write: Callable[..., Path]) -> None:
@@ -259,19 +266,135 @@ def test_a_proxys_type_is_short_or_long(write: Callable[..., Path], kind: str) -
 
 def test_an_unknown_type_is_told_with_line_and_nearest(write: Callable[..., Path]) -> None:
     path = write(PROXY.format("snapshoter", ""))
-    assert refused(path) == (
+    assert fault(path) == (
         f"{path}:2: proxy plugin 'stars' has the unknown type 'snapshoter'; did you mean 'snapshot'?"
     )
 
 
 def test_an_unknown_platform_is_told_with_line(write: Callable[..., Path]) -> None:
     path = write(PROXY.format("snapshot", "linux/amd64/v3/x"))
-    assert refused(path).startswith(f"{path}:4: proxy plugin 'stars' has an unknown platform")
+    assert fault(path).startswith(f"{path}:4: proxy plugin 'stars' has an unknown platform")
 
 
-def test_a_proxy_needs_an_address(write: Callable[..., Path]) -> None:
-    path = write('[proxy_plugins.stars]\ntype = "snapshot"\n')
-    assert refused(path) == f"{path}:1: proxy plugin 'stars' has no address"
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("", "has no address"),
+        ('address = "stars"', "has the address 'stars', which is neither an absolute path nor HOST:PORT"),
+        ('address = "./stars.sock"', "has an address that is not an absolute path: './stars.sock'"),
+        ('address = "http://stars"', 'has the address "http://stars": neither unix:///path nor tcp://host:port'),
+        ('address = "stars:99999"', "has the address 'stars:99999', which is neither an absolute path nor HOST:PORT"),
+        ('address = "127.0.0.1:99"', "has an address of TCP, which needs TLS: set tls_ca"),
+        ('address = "/a"\ntls_ca = "/b"', "has tls_ca, which goes with HOST:PORT and not with a socket"),
+        ('address = "h:1"\ntls_ca = "/b"\ntls_key = "/c"', "needs tls_cert and tls_key together"),
+        ('address = "h:1"\ntls_ca = "b.pem"', "has a file tls_ca that is not an absolute path: 'b.pem'"),
+        ('address = "/a"\ncommand = [""]', "has an empty command"),
+        ('address = "/a"\nexports = { root = "var" }', "has a root that is not an absolute path: 'var'"),
+    ],
+)
+def test_what_cannot_be_a_plugin_is_told_with_its_line(write: Callable[..., Path], lines: str, said: str) -> None:
+    path = write(f'[proxy_plugins.stars]\ntype = "snapshot"\n{lines}\n')
+    assert re.sub(r":\d+:", ":N:", fault(path)) == f"{path}:N: proxy plugin 'stars' {said}"
+
+
+def test_a_name_that_is_no_identifier_is_refused(write: Callable[..., Path]) -> None:
+    path = write('[proxy_plugins."a/b"]\ntype = "snapshot"\naddress = "/a"\n')
+    assert fault(path, "a/b").startswith(f"{path}:1: proxy plugin 'a/b' has a name that cannot be used")
+
+
+def test_a_table_that_is_there_twice_is_told_with_its_line(write: Callable[..., Path]) -> None:
+    path = write("[proxy_plugins.stars]\n[proxy_plugins.stars]\n")
+    assert refused(path) == f"{path}:2: [proxy_plugins.stars] is there twice"
+
+
+def test_a_wrong_table_leaves_the_others(write: Callable[..., Path]) -> None:
+    loaded = config.load(write(PROXY.format("moon", "") + '[proxy_plugins.b]\ntype = "diff"\naddress = "/b"\n'))
+    assert set(loaded.proxies.specs) == set(loaded.config.proxy_plugins) == {"b"}
+    assert set(loaded.proxies.faults) == {"stars"}
+
+
+def test_one_program_serves_an_address(write: Callable[..., Path]) -> None:
+    table = '[proxy_plugins.{}]\ntype = "{}"\naddress = "/a"\n{}\n'
+    path = write(table.format("a", "snapshot", 'command = ["x"]') + table.format("b", "diff", ""))
+    assert config.load(path).proxies.faults == {}
+    path = write(table.format("a", "snapshot", 'command = ["x"]') + table.format("b", "diff", 'command = ["x"]'))
+    assert "has the address of 'a', and both have a command" in fault(path, "b")
+
+
+def test_there_is_one_content_store(write: Callable[..., Path]) -> None:
+    table = '[proxy_plugins.{}]\ntype = "content"\naddress = "/{}"\n'
+    path = write(table.format("a", "a") + table.format("b", "b"))
+    assert fault(path, "b") == f"{path}:4: proxy plugin 'b': is a second content store beside 'a': there can be one"
+
+
+def test_sandbox_controllers_are_known_and_not_used(write: Callable[..., Path]) -> None:
+    loaded = config.load(write(PROXY.format("sandbox", "")))
+    assert not loaded.proxies.specs
+    assert "sandbox controllers are known and not used yet" in loaded.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        """
+        version = 2
+        [plugins."io.containerd.grpc.v1.cri".containerd]
+          snapshotter = "stargz"
+          disable_snapshot_annotations = false
+        [proxy_plugins]
+          [proxy_plugins.stargz]
+            type = "snapshot"
+            address = "/run/containerd-stargz-grpc/containerd-stargz-grpc.sock"
+          [proxy_plugins.stargz.exports]
+            root = "/var/lib/containerd-stargz-grpc/"
+            enable_remote_snapshot_annotations = "true"
+        """,
+        """
+        [proxy_plugins]
+          [proxy_plugins.nydus]
+            type = "snapshot"
+            address = "/run/containerd-nydus/containerd-nydus-grpc.sock"
+        [plugins."io.containerd.grpc.v1.cri".containerd]
+           snapshotter = "nydus"
+           disable_snapshot_annotations = false
+        """,
+    ],
+    ids=["stargz", "nydus"],
+)
+def test_tables_of_other_projects_pages_are_accepted_as_they_stand(write: Callable[..., Path], page: str) -> None:
+    loaded = config.load(write(page))
+    loaded.check_plugins(REGISTRATIONS)
+    assert loaded.proxies.faults == {}
+    [spec] = loaded.proxies.specs.values()
+    assert spec.kind == plugin.SNAPSHOTTER
+    assert all("there is no plugin" in warning for warning in loaded.warnings)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "soft"),
+    [
+        ("grace", '"1s"', True),
+        ("exports", '{ root = "/x" }', True),
+        ("address", '"/b"', False),
+        ("command", '["x"]', False),
+    ],
+)
+def test_what_can_change_without_a_new_connection(write: Callable[..., Path], key: str, value: str, soft: bool) -> None:
+    table = {"type": '"snapshot"', "address": '"/a"'}
+
+    def spec(more: dict[str, str]) -> tables.Spec:
+        lines = "\n".join(f"{name} = {text}" for name, text in {**table, **more}.items())
+        return config.load(write(f"[proxy_plugins.a]\n{lines}\n")).proxies.specs["a"]
+
+    assert spec({}).connects_like(spec({key: value})) == soft
+
+
+def test_what_needs_a_restart_is_named_with_its_line(write: Callable[..., Path]) -> None:
+    before = config.load(write('root = "/a"\n[proxy_plugins.a]\ntype = "diff"\naddress = "/a"\n'))
+    path = write('root = "/b"\n')
+    assert config.load(path).needs_restart(before) == [
+        f"{path}:1: 'root' takes effect when the daemon is started again"
+    ]
 
 
 # --- flags
@@ -306,7 +429,7 @@ def test_every_key_is_documented_under_its_table(table: str, cls: type) -> None:
         assert f"`{field.name}`" in section or (not table and own_section), field.name
 
 
-@pytest.mark.parametrize("name", [*config.LEVELS, *config.PROXY_TYPES, *config.SERVER_TABLES, *config.FLAGS])
+@pytest.mark.parametrize("name", [*config.LEVELS, *tables.TYPES, *config.SERVER_TABLES, *config.FLAGS])
 def test_every_name_that_is_allowed_is_documented(name: str) -> None:
     assert name.replace("_", "-") in PAGE or name in PAGE
 

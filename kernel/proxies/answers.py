@@ -1,0 +1,315 @@
+"""What proxy plugins answer, looked at before it is believed, and calls that a restart has cut off, made again.
+
+Each class implements a contract over the client half of its wire. A call that was lost with its connection has been
+repeated when it comes back here (``Repeats.repeated``): then an answer that says it is done already is a success.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from plugin_sdk import content as contents
+from plugin_sdk import diff, errors, identifiers, snapshots
+from plugin_sdk.mounts import Mount
+from plugin_sdk.oci import Descriptor
+from plugin_sdk.wire.transport import Lost
+
+_OVERLAY_KEYS = ("lowerdir", "upperdir", "workdir", "lowerdir+", "datadir+")
+_DEVICES = "/dev/"
+_COLON = re.compile(r"(?<!\\):")  # a backslash makes it part of a path
+_TEMPLATE = "{{"  # an option or a source that later mounts fill in
+
+
+class Repeats(Protocol):
+    """The way to the plugin, for one use of it."""
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the last call was made more than once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Where mounts may lead: into ``root`` if the plugin exports one, and not into ``forbidden``, the daemon's own
+    directories, of which ``own`` is the plugin's."""
+
+    name: str
+    root: str
+    forbidden: Sequence[str]
+    own: str
+
+    def check(self, mounts: Sequence[Mount]) -> list[Mount]:
+        """Raises Internal, by name."""
+        for mount in mounts:
+            if not mount.type:
+                raise self._refused("a mount without a type")
+            for path in _paths(mount):
+                self._check_path(path)
+        return list(mounts)
+
+    def _check_path(self, path: str) -> None:
+        if not os.path.isabs(path):
+            raise self._refused(f"a mount of the relative path {path!r}")
+        path = os.path.normpath(path)
+        if self.root and not _is_within(path, self.root):
+            raise self._refused(f"a mount of {path!r}, which is outside of its root {self.root!r}")
+        for folder in self.forbidden:
+            if _is_within(path, folder) and not _is_within(path, self.own):
+                raise self._refused(f"a mount of {path!r}, which is in the daemon's own directory {folder!r}")
+
+    def _refused(self, what: str) -> errors.Internal:
+        return errors.Internal(f"{self.name} answered with {what}: it is not used")
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _paths(mount: Mount) -> Iterator[str]:
+    """Of the files that a mount shows."""
+    source, bound = mount.source, mount.type == "bind" or {"bind", "rbind"} & set(mount.options)
+    if bound or (source.startswith("/") and not source.startswith(_DEVICES)):
+        yield source
+    for option in mount.options:
+        key, _, value = option.partition("=")
+        if key in _OVERLAY_KEYS and _TEMPLATE not in value:
+            yield from (path.replace("\\:", ":") for path in _COLON.split(value) if path)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """What cannot be made a value of the contract is told of the plugin, and is no defect of the daemon."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as err:
+        raise errors.Internal(f"{name} gave an answer that cannot be read: {err}") from err
+
+
+class Snapshotter(snapshots.Snapshotter):
+    def __init__(self, inner: snapshots.Snapshotter, repeats: Repeats, fence: Fence) -> None:
+        self._inner = inner
+        self._repeats = repeats
+        self._fence = fence
+        self._name = fence.name
+
+    def stat(self, key: str) -> snapshots.Info:
+        with readable(self._name):
+            return self._about(self._inner.stat(key), key)
+
+    def update(self, info: snapshots.Info, fieldpaths: Sequence[str] = ()) -> snapshots.Info:
+        with readable(self._name):
+            return self._about(self._inner.update(info, fieldpaths), info.name)
+
+    def usage(self, key: str) -> snapshots.Usage:
+        with readable(self._name):
+            usage = self._inner.usage(key)
+        if usage.size < 0 or usage.inodes < 0:
+            raise errors.Internal(f"{self._name} answered with a negative usage of {key!r}")
+        return usage
+
+    def mounts(self, key: str) -> list[Mount]:
+        with readable(self._name):
+            return self._fence.check(self._inner.mounts(key))
+
+    def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
+        return self._make(self._inner.prepare, key, parent, labels)
+
+    def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
+        return self._make(self._inner.view, key, parent, labels)
+
+    def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
+        try:
+            self._inner.commit(name, key, labels)
+        except (errors.NotFound, errors.AlreadyExists):
+            if not (self._repeats.repeated and self._has(name)):
+                raise
+
+    def remove(self, key: str) -> None:
+        try:
+            self._inner.remove(key)
+        except errors.NotFound:
+            if not self._repeats.repeated:
+                raise
+
+    def walk(self, filters: Sequence[str] = ()) -> Iterator[snapshots.Info]:
+        with readable(self._name):
+            yield from self._inner.walk(filters)
+
+    def cleanup(self) -> None:
+        self._inner.cleanup()
+
+    def close(self) -> None:
+        """Nothing: the connection belongs to the plugin's Remote."""
+
+    def _make(
+        self,
+        make: Callable[[str, str, Mapping[str, str] | None], list[Mount]],
+        key: str,
+        parent: str,
+        labels: Mapping[str, str] | None,
+    ) -> list[Mount]:
+        with readable(self._name):
+            try:
+                return self._fence.check(make(key, parent, labels))
+            except errors.AlreadyExists:  # of the key, which only we know: made by the call that was lost
+                if not (self._repeats.repeated and self._has(key)):
+                    raise
+                return self._fence.check(self._inner.mounts(key))
+
+    def _has(self, key: str) -> bool:
+        try:
+            self._inner.stat(key)
+        except errors.NotFound:
+            return False
+        return True
+
+    def _about(self, info: snapshots.Info, key: str) -> snapshots.Info:
+        if info.name != key or info.kind is snapshots.Kind.UNKNOWN:
+            raise errors.Internal(f"{self._name} answered with {info.name!r}, {info.kind.name.lower()}, for {key!r}")
+        return info
+
+
+class Store(contents.Store):
+    def __init__(self, inner: contents.Store, repeats: Repeats, name: str) -> None:
+        self._inner = inner
+        self._repeats = repeats
+        self._name = name
+
+    def info(self, digest: str) -> contents.Info:
+        with readable(self._name):
+            return self._about(self._inner.info(digest), digest)
+
+    def update(self, info: contents.Info, fieldpaths: Sequence[str] = ()) -> contents.Info:
+        with readable(self._name):
+            return self._about(self._inner.update(info, fieldpaths), info.digest)
+
+    def walk(self, filters: Sequence[str] = ()) -> Iterator[contents.Info]:
+        with readable(self._name):
+            yield from self._inner.walk(filters)
+
+    def delete(self, digest: str) -> None:
+        with self._done_if_gone():
+            self._inner.delete(digest)
+
+    def reader(self, digest: str) -> contents.Reader:
+        with readable(self._name):
+            self.info(digest)
+            return Reader(self._inner.reader(digest))
+
+    def writer(self, ref: str, total: int = 0, expected: str = "") -> contents.Writer:
+        with readable(self._name):
+            return self._inner.writer(ref, total, expected)
+
+    def status(self, ref: str) -> contents.Status:
+        with readable(self._name):
+            status = self._inner.status(ref)
+        if status.ref != ref or status.offset < 0:
+            raise errors.Internal(f"{self._name} answered with ingest {status.ref!r} at {status.offset} for {ref!r}")
+        return status
+
+    def list_statuses(self, filters: Sequence[str] = ()) -> list[contents.Status]:
+        with readable(self._name):
+            return self._inner.list_statuses(filters)
+
+    def abort(self, ref: str) -> None:
+        with self._done_if_gone():
+            self._inner.abort(ref)
+
+    @contextmanager
+    def _done_if_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.NotFound:
+            if not self._repeats.repeated:
+                raise
+
+    def _about(self, info: contents.Info, digest: str) -> contents.Info:
+        if info.digest != digest or info.size < 0:
+            raise errors.Internal(f"{self._name} answered with {info.digest!r} of {info.size} bytes for {digest!r}")
+        return info
+
+
+class Reader(contents.Reader):
+    """Reads again what was cut off: the connection may have been lost within a piece."""
+
+    def __init__(self, inner: contents.Reader) -> None:
+        self._inner = inner
+
+    @property
+    def size(self) -> int:
+        return self._inner.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        try:
+            return self._inner.read_at(offset, size)
+        except Lost:
+            return self._inner.read_at(offset, size)
+
+    def fileno(self) -> int:
+        return self._inner.fileno()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+
+class Differ(diff.Differ):
+    """The program has its own way to the blobs, and knows no lease: what it has written is opened here once more, which
+    makes it the caller's."""
+
+    def __init__(self, inner: diff.Differ, name: str) -> None:
+        self._inner = inner
+        self._name = name
+
+    def apply(
+        self,
+        descriptor: Descriptor,
+        mounts: Sequence[Mount],
+        content: contents.Store,
+        *,
+        payloads: Mapping[str, tuple[str, bytes]] | None = None,
+        sync: bool = False,
+    ) -> Descriptor:
+        with readable(self._name):
+            return self._checked(self._inner.apply(descriptor, mounts, content, payloads=payloads, sync=sync))
+
+    def compare(
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        content: contents.Store,
+        *,
+        media_type: str = "",
+        ref: str = "",
+        labels: Mapping[str, str] | None = None,
+        source_date_epoch: int | None = None,
+    ) -> Descriptor:
+        with readable(self._name):
+            layer = self._inner.compare(
+                lower,
+                upper,
+                content,
+                media_type=media_type,
+                ref=ref,
+                labels=labels,
+                source_date_epoch=source_date_epoch,
+            )
+        self._checked(layer)
+        with suppress(errors.AlreadyExists), content.writer(f"diff {layer.digest}", layer.size, layer.digest) as writer:
+            writer.commit(layer.size, layer.digest)
+        return layer
+
+    def _checked(self, layer: Descriptor) -> Descriptor:
+        try:
+            identifiers.validate_digest(layer.digest)
+        except errors.InvalidArgument as err:
+            raise errors.Internal(f"{self._name} answered with a layer without a digest: {err.message}") from err
+        return layer

@@ -1,0 +1,184 @@
+"""Calls to a proxy plugin: a ``wire.rpc.Channel`` that knows deadlines, the breaker and repetition.
+
+Every answer, also an error, shows that the plugin lives. A call that ends with its connection is made again when the
+plugin is back within its grace; what that means for its answer is for ``kernel/proxies/answers.py``. A call that is not
+answered in time is not repeated: it may still take effect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from kernel.proxies.links import Link
+from kernel.proxies.tables import Spec
+from plugin_sdk import errors
+from plugin_sdk.scope import Scope
+from plugin_sdk.wire import rpc, transport
+
+_ONCE = frozenset({"Apply", "Diff"})
+"""What must not be begun again in the same place."""
+
+_MOST = 3
+"""Times that one call is made: it may be what the program dies of."""
+
+_UNREADABLE = "deserializing"  # in grpc's words for an answer that is no message of the type
+_TOO_LARGE = "larger than max"
+
+
+class Plugin(Protocol):
+    """What a call needs of a ``Remote``."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def noun(self) -> str: ...
+
+    def admit(self, begun: float) -> Link: ...
+
+    def answered(self) -> None: ...
+
+    def failed(self, error: errors.Error) -> None: ...
+
+    def lost(self, link: Link) -> None: ...
+
+    def watched(self, cancel: Callable[[], None]) -> AbstractContextManager[None]: ...
+
+
+class Calls:
+    """For one use of the plugin."""
+
+    def __init__(self, plugin: Plugin, scope: Scope) -> None:
+        self._plugin = plugin
+        self._begun = scope.begun
+        self._made = 0
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the last call was made more than once."""
+        return self._made > 1
+
+    def unary(self, service: str, method: rpc.Method, request: Message, scope: Scope) -> Message:
+        self._made = 0
+        while True:
+            link = self._plugin.admit(self._begun)
+            self._made += 1
+            try:
+                with scope.within(self._plugin.spec.timeout) as bounded:
+                    answer = link.channel.unary(service, method, request, bounded)
+            except transport.Lost as err:
+                self._after_loss(link, method, err)
+            except errors.Error as err:
+                raise self._judged(method, scope, err) from err
+            else:
+                self._plugin.answered()
+                return answer
+
+    def stream(
+        self, service: str, method: rpc.Method, requests: Iterable[Message], scope: Scope
+    ) -> rpc.Stream[Message]:
+        """Each message is waited for as long as one call; what only reads is begun again when its first is lost."""
+        self._made = 0
+
+        def begin() -> tuple[Link, rpc.Stream[Message]]:
+            link = self._plugin.admit(self._begun)
+            self._made += 1
+            return link, link.channel.stream(service, method, requests, scope)
+
+        return _Stream(self, method, scope, begin)
+
+    def close(self) -> None:
+        """Nothing: the connection belongs to the plugin."""
+
+    def next(self, link: Link, method: rpc.Method, scope: Scope, inner: rpc.Stream[Message], first: bool) -> Message:
+        """The next message of a stream. Raises StopIteration; _Again when the stream is to be begun once more."""
+        begun = time.monotonic()
+        try:
+            with self._plugin.watched(inner.cancel):
+                message = next(inner)
+        except transport.Lost as err:
+            self._after_loss(link, method, err, repeat=first and not method.client_streaming)
+            raise _Again from err
+        except errors.Canceled as err:
+            if time.monotonic() - begun < self._plugin.spec.timeout:
+                raise
+            raise self._judged(method, scope, errors.DeadlineExceeded(err.message)) from err
+        except errors.Error as err:
+            raise self._judged(method, scope, err) from err
+        self._plugin.answered()
+        return message
+
+    def _after_loss(self, link: Link, method: rpc.Method, err: transport.Lost, repeat: bool = True) -> None:
+        """Returns when the call is to be made again."""
+        self._plugin.lost(link)
+        impatient = self._begun < 0
+        if not repeat or impatient or method.name in _ONCE or self._made >= _MOST:
+            raise transport.Lost(f"{self._plugin.noun} has gone during {method.name}: {err.message}") from err
+        self._begun = time.monotonic()
+
+    def _judged(self, method: rpc.Method, scope: Scope, err: errors.Error) -> errors.Error:
+        """The error as the caller is to see it; the breaker hears of it."""
+        if isinstance(err, errors.DeadlineExceeded):
+            if scope.remaining() == 0.0:  # the caller's own
+                return err
+            text = f"{self._plugin.noun} has not answered {method.name} within {self._plugin.spec.timeout:g} s"
+            late = errors.DeadlineExceeded(text)
+            self._plugin.failed(late)
+            return late
+        if isinstance(err, errors.Canceled):
+            return err
+        self._plugin.answered()
+        if isinstance(err, errors.Internal) and _UNREADABLE in err.message:
+            return errors.Internal(f"{self._plugin.noun} gave an answer to {method.name} that cannot be read")
+        if isinstance(err, errors.ResourceExhausted) and _TOO_LARGE in err.message:
+            most = transport.MAX_MESSAGE
+            text = f"{self._plugin.noun} gave an answer to {method.name} of more than {most} bytes"
+            return errors.ResourceExhausted(text)
+        return err
+
+
+class _Again(Exception):
+    pass
+
+
+class _Stream:
+    def __init__(
+        self,
+        calls: Calls,
+        method: rpc.Method,
+        scope: Scope,
+        begin: Callable[[], tuple[Link, rpc.Stream[Message]]],
+    ) -> None:
+        self._calls = calls
+        self._method = method
+        self._scope = scope
+        self._begin = begin
+        self._first = True
+        self._link, self._inner = begin()
+
+    def __iter__(self) -> _Stream:
+        return self
+
+    def __next__(self) -> Message:
+        while True:
+            try:
+                message = self._calls.next(self._link, self._method, self._scope, self._inner, self._first)
+            except _Again:
+                self._link, self._inner = self._begin()
+                continue
+            self._first = False
+            return message
+
+    def cancel(self) -> None:
+        self._inner.cancel()
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.cancel()

@@ -1,0 +1,140 @@
+"""The program of a proxy plugin: started, its output logged, ended.
+
+Its process group is its own, so that a signal from a terminal does not reach it and that what it starts ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from kernel.proxies import launch
+from plugin_sdk import errors
+
+LONGEST_LINE = 4096
+"""Bytes of one line that are logged."""
+
+_LINES, _WINDOW = 200, 10.0  # lines that are logged within so many seconds
+_CHUNK = 64 << 10
+_PAUSE = 0.02  # seconds between two chunks of a flood, which slows it down and costs next to nothing
+_PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL
+_NOT_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_PID")
+
+
+class Program:
+    """One life of it. To be made in a thread that outlives it: the linux kernel ends it with that thread."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: logging.Logger) -> None:
+        """Raises Unavailable when it cannot be started."""
+        kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+        line = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *command]
+        self._begun = time.monotonic()
+        try:
+            self._process = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env={**kept, **environment},
+                start_new_session=True,
+            )
+        except OSError as err:
+            raise errors.Unavailable(f"its program {command[0]} cannot be started: {err.strerror}") from err
+        self._command = command[0]
+        self._output = Output(log)
+        assert self._process.stdout is not None
+        self._pump = threading.Thread(
+            target=self._output.copy, args=(self._process.stdout,), name=f"output-{self.pid}", daemon=True
+        )
+        self._pump.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ended(self, timeout: float = 0.0) -> str | None:
+        """How it has ended, for people; None when it has not after ``timeout`` seconds."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        self._pump.join(0.2)  # its last words
+        if code == launch.NOT_STARTED:
+            return f"its program cannot be run: {self._output.last or self._command}"
+        after = f"after {time.monotonic() - self._begun:.1f} s"
+        if code < 0:
+            return f"its program ended with signal {signal.Signals(-code).name} {after}"
+        said = f": {self._output.last}" if self._output.last else ""
+        return f"its program ended with exit code {code} {after}{said}"
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to all of its group when it has not ended by then. Returns when it has."""
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._pump.join(1.0)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+class Output:
+    """What a program writes, as lines of the log; of a flood only how much was left out. ``last`` is the last line."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._window = -_WINDOW
+        self._taken = self._left_out = 0
+        self.last = ""
+
+    def copy(self, source: object) -> None:
+        """Until the end of the pipe."""
+        with contextlib.closing(source):  # type: ignore[type-var]
+            for line in self._lines(source.fileno()):  # type: ignore[attr-defined]
+                self._take(line)
+        self._tell_left_out()
+
+    def _lines(self, fd: int) -> Iterator[bytes]:
+        rest = b""
+        while chunk := os.read(fd, _CHUNK):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+            rest = rest[-_CHUNK:]
+            if self._left_out:
+                time.sleep(_PAUSE)
+        if rest:
+            yield rest
+
+    def _take(self, line: bytes) -> None:
+        text = line[:LONGEST_LINE].decode(errors="replace").strip()
+        if not text:
+            return
+        self.last = text if len(line) <= LONGEST_LINE else text + "…"
+        if time.monotonic() - self._window >= _WINDOW:
+            self._tell_left_out()
+            self._window, self._taken = time.monotonic(), 0
+        self._taken += 1
+        if self._taken <= _LINES:
+            self._log.info("%s", self.last)
+        else:
+            self._left_out += 1
+
+    def _tell_left_out(self) -> None:
+        if self._left_out:
+            self._log.warning("%d lines of its output were left out: it writes too much", self._left_out)
+            self._left_out = 0
