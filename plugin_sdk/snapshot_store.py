@@ -19,10 +19,14 @@ this order, so that a crash leaves at most a directory without a row, which the 
 |---|---|---|---|
 | prepare, view | directory made under a temporary name | row in, directory renamed | |
 | commit | files synced and measured | row changed | |
+| replace | directory of the committed snapshot made | its row in, the active one's out | the active one's removed |
 | remove | | row out | directory renamed away, removed |
 
 Prepare does not wait for the directory to be on disk, only for the row: a directory that a power cut took away is made
 again at the next start. One process at a time has a root open, else FailedPrecondition.
+
+Where a file system makes and removes whole trees at once, as btrfs does subvolumes, ``Store(…, atomic=True)`` needs no
+temporary names: ``make`` is told a path where nothing is, and may leave nothing there.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ import fcntl
 import json
 import logging
 import os
+import queue
 import secrets
 import sqlite3
 import threading
@@ -73,7 +78,10 @@ WITH RECURSIVE chain (id, depth) AS (
 )
 SELECT id FROM chain WHERE id IS NOT NULL ORDER BY depth
 """
-_NEW, _REMOVED = "new-", "rm-"
+_LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence"
+_NEW = "new-"
+REMOVED = "rm-"
+"""With this the names of directories begin that nobody needs; the next start and ``clean`` destroy them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +94,50 @@ class Snapshot:
     usage: Usage
 
 
+_NOTHING = Usage(0, 0)
+_PATIENCE = 1.0  # seconds to wait at the end for a directory that is being destroyed
+
 Make = Callable[[Path, Kind, Sequence[int]], None]
 """Fills an empty directory, which may still have a temporary name; takes the kind and the ids of the parents."""
 
 
 class Store:
-    """Rows and directories below ``root``; may be used from several threads."""
+    """Rows and directories below ``root``; may be used from several threads.
 
-    def __init__(self, root: Path, make: Make, destroy: Callable[[Path], None] = trees.remove) -> None:
+    Raises OSError, and the errors of ``plugin_sdk.errors``: ResourceExhausted when the disk is full.
+    """
+
+    def __init__(
+        self, root: Path, make: Make, destroy: Callable[[Path], None] = trees.remove, atomic: bool = False
+    ) -> None:
         self._folders = root / "snapshots"
         self._make = make
         self._destroy = destroy
+        self._atomic = atomic
         self._lock = threading.Lock()
+        self._unfinished: set[int] = set()  # ids whose directory may be there and whose row is not yet
+        self._unwanted: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._destroying = threading.Thread(target=self._destroy_unwanted, name="snapshot-leftovers", daemon=True)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folders.mkdir(mode=0o700, exist_ok=True)
         self._owned = _own(root)
-        self._db = sqlite3.connect(root / "snapshots.db", isolation_level=None, check_same_thread=False)
-        self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
+        with _explained():
+            self._db = sqlite3.connect(root / "snapshots.db", isolation_level=None, check_same_thread=False)
+            self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
+            (self._last,) = self._db.execute(_LAST).fetchone()
 
     def recover(self) -> None:
         """Makes directories again that a power cut took away, and clears what crashes have left. Call it once."""
         for snapshot in self._without_folder():
-            self._build(snapshot.info.kind, snapshot.parents).rename(self.path(snapshot.id))
+            self._settle(self._build(snapshot.id, snapshot.info.kind, snapshot.parents), snapshot.id)
         with self._transaction() as cursor:
             self._retire_unknown(cursor, (_NEW,))
-        threading.Thread(target=self._destroy_retired, name="snapshot-leftovers", daemon=True).start()
+        self._destroying.start()
 
     def close(self) -> None:
+        self._unwanted.put(None)
+        if self._destroying.is_alive():
+            self._destroying.join(_PATIENCE)
         with self._lock:
             self._db.close()
             if self._owned >= 0:
@@ -124,40 +149,67 @@ class Store:
 
     def get(self, key: str) -> Snapshot:
         """Raises NotFound."""
-        with self._transaction() as cursor:
+        with self._reading() as cursor:
             return _get(cursor, key)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
         matches = snapshots.matcher(filters)
-        with self._transaction() as cursor:
+        with self._reading() as cursor:
             rows = cursor.execute(_SELECT).fetchall()
         return filter(matches, map(_info, rows))
 
     def create(self, key: str, kind: Kind, parent: str = "", labels: Mapping[str, str] | None = None) -> Snapshot:
-        with self._transaction() as cursor:
+        with self._reading() as cursor:
             parents = _require_creatable(cursor, key, parent)
-        with self._blaming(lambda cursor: _require_creatable(cursor, key, parent)):
-            folder = self._build(kind, parents)
-        try:
-            with self._transaction() as cursor:
-                _require_creatable(cursor, key, parent)
-                number = _insert(cursor, key, kind, parents, labels or {})
-                folder = folder.rename(self.path(number))
-                return _get(cursor, key)
-        except BaseException:
-            self._destroy(folder)
-            raise
+        with self._new_id() as number:
+            with self._blaming(lambda cursor: _require_creatable(cursor, key, parent)):
+                folder = self._build(number, kind, parents)
+            try:
+                with self._transaction() as cursor:
+                    _require_creatable(cursor, key, parent)
+                    info = _new_info(key, kind, parent, labels)
+                    _insert(cursor, number, info, parents, _NOTHING)
+                    folder = self._settle(folder, number)
+            except BaseException:
+                self._destroy(folder)
+                raise
+        return Snapshot(number, info, parents, _NOTHING)
 
     def commit(self, name: str, key: str, labels: Mapping[str, str] | None, seal: Callable[[Snapshot], Usage]) -> None:
         """``seal`` syncs and measures the files; no transaction is open meanwhile."""
-        with self._transaction() as cursor:
+        with self._reading() as cursor:
             snapshot = _require_committable(cursor, name, key)
         with self._blaming(lambda cursor: _require_committable(cursor, name, key)):
             usage = seal(snapshot)
         with self._transaction() as cursor:
-            if _require_committable(cursor, name, key).id != snapshot.id:
-                raise _not_found(key)
+            _require_same(cursor, name, key, snapshot)
             _set_committed(cursor, snapshot.id, name, labels or {}, usage)
+
+    def replace(
+        self, name: str, key: str, labels: Mapping[str, str] | None, copy: Callable[[Snapshot, Path], Usage]
+    ) -> None:
+        """As commit, for an ``atomic`` store: ``copy`` makes the committed snapshot's directory from the active one's; all
+        of it is on disk when it returns."""
+        with self._reading() as cursor:
+            old = _require_committable(cursor, name, key)
+        with self._new_id() as number:
+            with self._blaming(lambda cursor: _require_committable(cursor, name, key)):
+                usage = copy(old, self.path(number))
+            try:
+                with self._transaction() as cursor:
+                    _require_same(cursor, name, key, old)
+                    info = _new_info(name, Kind.COMMITTED, old.info.parent, labels)
+                    _insert(cursor, number, info, old.parents, usage)
+                    cursor.execute("DELETE FROM snapshots WHERE id = ?", (old.id,))
+            except BaseException:
+                self._destroy(self.path(number))
+                raise
+        self._unwanted.put(self.path(old.id))  # nobody waits for its space
+
+    def measured(self, number: int, usage: Usage) -> None:
+        """Keeps the usage of a committed snapshot that was measured after its commit."""
+        with self._transaction() as cursor:
+            cursor.execute("UPDATE snapshots SET size = ?, inodes = ? WHERE id = ?", (usage.size, usage.inodes, number))
 
     def remove(self, key: str) -> None:
         with self._transaction() as cursor:
@@ -165,7 +217,7 @@ class Store:
             if cursor.execute("SELECT 1 FROM snapshots WHERE parent = ?", (number,)).fetchone():
                 raise errors.FailedPrecondition(f'cannot remove snapshot "{key}" with child')
             cursor.execute("DELETE FROM snapshots WHERE id = ?", (number,))
-        self._destroy_quietly(self._retire(self.path(number)))
+        self._destroy_quietly(self.path(number) if self._atomic else self._retire(self.path(number)))
 
     def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
         with self._transaction() as cursor:
@@ -182,8 +234,14 @@ class Store:
         self._destroy_retired()
 
     @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Cursor]:
+        """Several statements see one state: nobody else writes."""
+        with self._lock, _explained():
+            yield self._db.cursor()
+
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        with self._lock:
+        with self._lock, _explained():
             cursor = self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield cursor
@@ -199,13 +257,26 @@ class Store:
         try:
             yield
         except (OSError, errors.Error):
-            with self._transaction() as cursor:
+            with self._reading() as cursor:
                 require(cursor)
             raise
 
-    def _build(self, kind: Kind, parents: Sequence[int]) -> Path:
-        folder = self._folders / f"{_NEW}{secrets.token_hex(8)}"
-        folder.mkdir(mode=0o700)
+    @contextlib.contextmanager
+    def _new_id(self) -> Iterator[int]:
+        with self._lock:
+            self._last += 1
+            number = self._last
+            self._unfinished.add(number)
+        try:
+            yield number
+        finally:
+            with self._lock:
+                self._unfinished.remove(number)
+
+    def _build(self, number: int, kind: Kind, parents: Sequence[int]) -> Path:
+        folder = self.path(number) if self._atomic else self._folders / f"{_NEW}{number}"
+        if not self._atomic:
+            folder.mkdir(mode=0o700)
         try:
             self._make(folder, kind, parents)
         except BaseException:
@@ -213,25 +284,34 @@ class Store:
             raise
         return folder
 
+    def _settle(self, folder: Path, number: int) -> Path:
+        return folder if self._atomic else folder.rename(self.path(number))
+
     def _without_folder(self) -> list[Snapshot]:
-        with self._transaction() as cursor:
+        with self._reading() as cursor:
             keys = cursor.execute("SELECT id, key FROM snapshots WHERE kind != ?", (Kind.COMMITTED,)).fetchall()
             return [_get(cursor, key) for number, key in keys if not self.path(number).exists()]
 
     def _retire_unknown(self, cursor: sqlite3.Cursor, also: tuple[str, ...]) -> None:
         known = {str(number) for (number,) in cursor.execute("SELECT id FROM snapshots")}
+        known |= {str(number) for number in self._unfinished}
         for folder in list(self._folders.iterdir()):
             if folder.name.startswith(also) if not folder.name.isdecimal() else folder.name not in known:
                 self._retire(folder)
 
     def _retire(self, folder: Path) -> Path:
         try:
-            return folder.rename(self._folders / f"{_REMOVED}{secrets.token_hex(8)}")
+            return folder.rename(self._folders / f"{REMOVED}{secrets.token_hex(8)}")
         except FileNotFoundError:
             return folder
 
     def _destroy_retired(self) -> None:
-        for folder in self._folders.glob(f"{_REMOVED}*"):
+        for folder in self._folders.glob(f"{REMOVED}*"):
+            self._destroy_quietly(folder)
+
+    def _destroy_unwanted(self) -> None:
+        self._destroy_retired()
+        for folder in iter(self._unwanted.get, None):
             self._destroy_quietly(folder)
 
     def _destroy_quietly(self, folder: Path) -> None:
@@ -246,7 +326,7 @@ class Snapshotter(abc.ABC):
     """Implements ``snapshots.Snapshotter`` but for the three methods that make the difference."""
 
     def __init__(self, root: Path) -> None:
-        self.store = Store(root, self._make)
+        self.store = self._open(root)
         try:
             self.store.recover()
         except BaseException:
@@ -256,6 +336,9 @@ class Snapshotter(abc.ABC):
     @abc.abstractmethod
     def _make(self, folder: Path, kind: Kind, parents: Sequence[int]) -> None:
         """Fills the directory of a new snapshot; its name still changes."""
+
+    def _open(self, root: Path) -> Store:
+        return Store(root, self._make)
 
     @abc.abstractmethod
     def _mounts(self, snapshot: Snapshot) -> list[Mount]:
@@ -318,6 +401,17 @@ class Snapshotter(abc.ABC):
         return Usage(*trees.usage(self._tree(self.store.path(snapshot.id))))
 
 
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as err:
+        text = f"the records of the snapshots cannot be written: {err}"
+        if err.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise errors.ResourceExhausted(text) from err
+        raise errors.FailedPrecondition(text) from err
+
+
 def _own(root: Path) -> int:
     """Two processes would take each other's new directories for leftovers."""
     fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -351,6 +445,11 @@ def _require_committable(cursor: sqlite3.Cursor, name: str, key: str) -> Snapsho
     return snapshot
 
 
+def _require_same(cursor: sqlite3.Cursor, name: str, key: str, seen: Snapshot) -> None:
+    if _require_committable(cursor, name, key).id != seen.id:
+        raise _not_found(key)
+
+
 def _require_free(cursor: sqlite3.Cursor, key: str) -> None:
     if not key:
         raise errors.InvalidArgument("snapshot key must not be empty")
@@ -375,13 +474,16 @@ def _info(row: tuple[int, str, int, str | None, str, int, int, int, int]) -> Inf
     return Info(key, Kind(kind), parent or "", json.loads(labels), created, updated)
 
 
-def _insert(cursor: sqlite3.Cursor, key: str, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> int:
+def _new_info(key: str, kind: Kind, parent: str, labels: Mapping[str, str] | None) -> Info:
     now = time.time_ns()
-    row = key, kind, parents[0] if parents else None, json.dumps(_present(labels)), now, now
-    columns = "key, kind, parent, labels, created, updated"
-    cursor.execute(f"INSERT INTO snapshots ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
+    return Info(key, kind, parent, _present(labels or {}), now, now)
+
+
+def _insert(cursor: sqlite3.Cursor, number: int, info: Info, parents: Sequence[int], usage: Usage) -> None:
+    row = number, info.name, info.kind, parents[0] if parents else None, json.dumps(info.labels)
+    columns = "id, key, kind, parent, labels, created, updated, size, inodes"
+    values = (*row, info.created_at, info.updated_at, usage.size, usage.inodes)
+    cursor.execute(f"INSERT INTO snapshots ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def _set_committed(cursor: sqlite3.Cursor, number: int, name: str, labels: Mapping[str, str], usage: Usage) -> None:
