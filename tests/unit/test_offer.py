@@ -22,6 +22,9 @@ class Parts:
     def bind(self, scope: object) -> Any:
         raise AssertionError
 
+    def differs(self) -> list[str]:
+        return []
+
     def plugins(self, filters: object = ()) -> list[daemon.PluginInfo]:
         return []
 

@@ -40,10 +40,13 @@ def registration(
 CONTENT = registration(plugin.CONTENT, "content")
 
 
-def load(*registrations: plugin.Registration, **options: Any) -> plugins.Registry:
+def load(
+    *registrations: plugin.Registration, required: Iterable[str] = (), disabled: Iterable[str] = ()
+) -> plugins.Registry:
     registry = plugins.Registry(context_of, platform="linux/amd64")
     found = plugins.Found([(f"from {each.id}", each) for each in (CONTENT, *registrations)], [])
-    registry.load(found, **options)
+    registry.load(found, disabled)
+    registry.check(required)
     return registry
 
 
@@ -275,14 +278,12 @@ def test_each_plugin_has_its_own_lane_and_the_rest_share_one() -> None:
 def test_put_swaps_and_closes_the_old_one_after_its_calls() -> None:
     registry = load(registration(plugin.SNAPSHOTTER, "a"))
     with registry.use(plugin.SNAPSHOTTER, "a") as old:
-        swap = threading.Thread(target=registry.put, args=(registration(plugin.SNAPSHOTTER, "a"),))
-        swap.start()
-        while True:
-            with registry.use(plugin.SNAPSHOTTER, "a") as new:
-                if new is not old:
-                    break
+        retire = threading.Thread(target=registry.put(registration(plugin.SNAPSHOTTER, "a")))
+        retire.start()
+        with registry.use(plugin.SNAPSHOTTER, "a") as new:
+            assert new is not old
         assert not old.closed
-    swap.join(5)
+    retire.join(5)
     assert old.closed
     assert not new.closed
 
@@ -294,14 +295,18 @@ def test_put_keeps_the_old_one_when_the_new_one_does_not_start() -> None:
     assert registry.has(plugin.SNAPSHOTTER, "a")
 
 
-def test_remove_waits_no_longer_than_it_is_told() -> None:
+def test_what_is_withdrawn_is_refused_at_once_and_waited_for_no_longer_than_told() -> None:
     registry = load(registration(plugin.SNAPSHOTTER, "a"))
     with registry.use(plugin.SNAPSHOTTER, "a") as thing:
-        registry.remove(plugin.SNAPSHOTTER, "a", drain=0.01)
+        retire = registry.withdraw(plugin.SNAPSHOTTER, "a")
+        assert not registry.has(plugin.SNAPSHOTTER, "a")
+        with pytest.raises(errors.InvalidArgument, match="not loaded"), registry.use(plugin.SNAPSHOTTER, "a"):
+            pass
+        assert not thing.closed
+        retire(drain=0.01)
         assert thing.closed
-    assert not registry.has(plugin.SNAPSHOTTER, "a")
     with pytest.raises(errors.NotFound):
-        registry.remove(plugin.SNAPSHOTTER, "a")
+        registry.withdraw(plugin.SNAPSHOTTER, "a")
 
 
 def test_close_closes_all() -> None:
