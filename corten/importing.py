@@ -39,7 +39,7 @@ def import_images(
         for found in archive.images:
             name = found.name or archives.familiar(options.name or "import-" + datetime.now(UTC).strftime("%Y-%m-%d"))
             say(f"importing {name}")
-            transfer = _Transfer(archive, view, options)
+            transfer = _Transfer(archive, view, options, name)
             transfer.store(found.root)
             made.append(_record(view, images.Image(name, _plain(found.root))))
             if options.unpack:
@@ -63,11 +63,12 @@ def leased(connection: daemon.Daemon, namespace: str) -> Iterator[daemon.View]:
 
 
 class _Transfer:
-    def __init__(self, archive: archives.Archive, view: daemon.View, options: Options) -> None:
+    def __init__(self, archive: archives.Archive, view: daemon.View, options: Options, reference: str) -> None:
         self._archive = archive
         self._view = view
         self._options = options
-        self._manifests: list[oci.Manifest] = []
+        self._reference = reference
+        self._images: list[unpacking.Source] = []
 
     def store(self, root: Descriptor) -> None:
         """The children of a blob go first, so that a blob that is there has all it refers to."""
@@ -87,7 +88,7 @@ class _Transfer:
             self._copy(blob, {})
         labels = {f"{CONTENT_LABEL}l.{number}": layer.digest for number, layer in enumerate(manifest.layers)}
         self._copy(root, {f"{CONTENT_LABEL}config": manifest.config.digest, **labels})
-        self._manifests.append(manifest)
+        self._images.append(unpacking.Source(self._reference, root.digest, manifest))
 
     def _wanted(self, child: Descriptor) -> bool:
         if self._archive.has(child.digest):
@@ -115,12 +116,13 @@ class _Transfer:
             raise errors.InvalidArgument(f"blob {blob.digest} of the archive is damaged: {err.message}") from err
 
     def unpack(self, say: Callable[[str], None]) -> None:
-        for manifest in self._manifests:
+        for image in self._images:
+            manifest = image.manifest
             if not oci.is_config(manifest.config.media_type):
                 continue
             config = oci.parse_config(self._archive.read(manifest.config))
             if not config.platform.architecture or platforms.rank(platforms.host(), config.platform) is not None:
-                unpacking.unpack(self._view, self._options.snapshotter, manifest, config.diff_ids)
+                unpacking.unpack(self._view, self._options.snapshotter, image, config.diff_ids)
                 say(f"unpacked {len(manifest.layers)} layers into {self._options.snapshotter}")
 
 

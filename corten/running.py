@@ -56,9 +56,9 @@ def run(connection: daemon.Daemon, namespace: str, options: Options) -> int:
 
 def _create(view: daemon.View, namespace: str, options: Options, extra: Sequence[specs.Spec]) -> None:
     image = view.images.get(options.image)
-    manifest = _manifest(view.content, image)
-    config = oci.parse_config(_read(view.content, manifest.config))
-    chain = unpacking.unpack(view, options.snapshotter, manifest, config.diff_ids)
+    source = _source(view.content, image)
+    config = oci.parse_config(_read(view.content, source.manifest.config))
+    chain = unpacking.unpack(view, options.snapshotter, source, config.diff_ids)
     snapshotter = view.snapshotter(options.snapshotter)
     rootfs = snapshotter.prepare(options.id, chain)
     try:
@@ -81,11 +81,11 @@ def _create(view: daemon.View, namespace: str, options: Options, extra: Sequence
         raise
 
 
-def _manifest(store: content.Store, image: images.Image) -> oci.Manifest:
+def _source(store: content.Store, image: images.Image) -> unpacking.Source:
     target = image.target
     while oci.is_index(target.media_type):
         target = oci.candidates(oci.parse_index(_read(store, target)), platforms.host())[0].descriptor
-    return oci.parse_manifest(_read(store, target))
+    return unpacking.Source(image.name, target.digest, oci.parse_manifest(_read(store, target)))
 
 
 def _read(store: content.Store, blob: oci.Descriptor) -> bytes:

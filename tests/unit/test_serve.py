@@ -35,7 +35,6 @@ PROGRAM = '''
 """A program of a plugin whose parts do what their keys say."""
 
 import pathlib
-import threading
 import time
 from dataclasses import dataclass
 
