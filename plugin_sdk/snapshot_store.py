@@ -166,7 +166,7 @@ class Store:
                 folder = self._build(number, kind, parents)
             try:
                 with self._transaction() as cursor:
-                    _require_creatable(cursor, key, parent)
+                    _require_still_creatable(cursor, key, parent, parents)
                     info = _new_info(key, kind, parent, labels)
                     _insert(cursor, number, info, parents, _NOTHING)
                     folder = self._settle(folder, number)
@@ -188,8 +188,8 @@ class Store:
     def replace(
         self, name: str, key: str, labels: Mapping[str, str] | None, copy: Callable[[Snapshot, Path], Usage]
     ) -> None:
-        """As commit, for an ``atomic`` store: ``copy`` makes the committed snapshot's directory from the active one's; all
-        of it is on disk when it returns."""
+        """As commit, for an ``atomic`` store: ``copy`` makes the committed snapshot's directory from the active one's,
+        and all of it is on disk when that returns."""
         with self._reading() as cursor:
             old = _require_committable(cursor, name, key)
         with self._new_id() as number:
@@ -213,7 +213,7 @@ class Store:
 
     def remove(self, key: str) -> None:
         with self._transaction() as cursor:
-            number = _get(cursor, key).id
+            number, _ = _find(cursor, key)
             if cursor.execute("SELECT 1 FROM snapshots WHERE parent = ?", (number,)).fetchone():
                 raise errors.FailedPrecondition(f'cannot remove snapshot "{key}" with child')
             cursor.execute("DELETE FROM snapshots WHERE id = ?", (number,))
@@ -437,6 +437,12 @@ def _require_creatable(cursor: sqlite3.Cursor, key: str, parent: str) -> tuple[i
     return (found.id, *found.parents)
 
 
+def _require_still_creatable(cursor: sqlite3.Cursor, key: str, parent: str, parents: Sequence[int]) -> None:
+    _require_free(cursor, key)
+    if parents and not cursor.execute("SELECT 1 FROM snapshots WHERE id = ?", (parents[0],)).fetchone():
+        raise errors.NotFound(f"parent snapshot {parent} does not exist: not found")
+
+
 def _require_committable(cursor: sqlite3.Cursor, name: str, key: str) -> Snapshot:
     snapshot = _get(cursor, key)
     if snapshot.info.kind is not Kind.ACTIVE:
@@ -446,7 +452,8 @@ def _require_committable(cursor: sqlite3.Cursor, name: str, key: str) -> Snapsho
 
 
 def _require_same(cursor: sqlite3.Cursor, name: str, key: str, seen: Snapshot) -> None:
-    if _require_committable(cursor, name, key).id != seen.id:
+    _require_free(cursor, name)
+    if _find(cursor, key) != (seen.id, Kind.ACTIVE):
         raise _not_found(key)
 
 
@@ -463,6 +470,14 @@ def _get(cursor: sqlite3.Cursor, key: str) -> Snapshot:
         raise _not_found(key)
     parents = tuple(number for (number,) in cursor.execute(_ANCESTORS, (row[0],)))
     return Snapshot(row[0], _info(row), parents, Usage(row[7], row[8]))
+
+
+def _find(cursor: sqlite3.Cursor, key: str) -> tuple[int, int]:
+    """Id and kind."""
+    row: tuple[int, int] | None = cursor.execute("SELECT id, kind FROM snapshots WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise _not_found(key)
+    return row
 
 
 def _not_found(key: str) -> errors.NotFound:
