@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class Backends:
 def unbounded(scope: Scope) -> Scope:
     """For a change that has begun: it is finished though nobody waits."""
     return Scope(scope.namespace, scope.lease, begun=scope.begun)
+
+
+def impatient(namespace: str) -> Scope:
+    """For settling and removing, which come again: they do not wait for a plugin that is away."""
+    return Scope(namespace, begun=-math.inf)
 
 
 @contextmanager

@@ -34,13 +34,7 @@ class Content:
     # --- blobs
 
     def info(self, digest: str) -> Info:
-        with self._database.read() as cursor:
-            row = cursor.execute(
-                "SELECT * FROM blobs WHERE namespace = ? AND digest = ?", (self._namespace, digest)
-            ).fetchone()
-        if row is None:
-            raise content_rows.no_blob(digest)
-        return content_rows.info(row)
+        return content_rows.info(self._row(digest))
 
     def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
         return self._database.write(lambda tx: content_rows.update(tx, self._namespace, info, list(fieldpaths)))
@@ -60,8 +54,7 @@ class Content:
         self._kick()
 
     def reader(self, digest: str) -> Reader:
-        self.info(digest)
-        return Reader(self._backends, self._scope, digest)
+        return Reader(self._backends, self._scope, digest, self._row(digest)["home"])
 
     # --- ingests
 
@@ -105,6 +98,15 @@ class Content:
         self._database.write(lambda tx: content_rows.abort(tx, store, self._namespace, ref))
         self._kick()
 
+    def _row(self, digest: str) -> sqlite3.Row:
+        with self._database.read() as cursor:
+            row: sqlite3.Row | None = cursor.execute(
+                "SELECT * FROM blobs WHERE namespace = ? AND digest = ?", (self._namespace, digest)
+            ).fetchone()
+        if row is None:
+            raise content_rows.no_blob(digest)
+        return row
+
     def _use(self, scope: Scope) -> Any:
         return self._backends.use(plugin.CONTENT, self._backends.content_id(), scope)
 
@@ -115,10 +117,10 @@ class Content:
 class Reader:
     """Implements ``plugin_sdk.content.Reader``; counts as a call in flight until it is closed."""
 
-    def __init__(self, backends: Backends, scope: Scope, digest: str) -> None:
+    def __init__(self, backends: Backends, scope: Scope, digest: str, home: str) -> None:
         self._scope = scope
         with ExitStack() as stack:
-            made = stack.enter_context(backends.use(plugin.CONTENT, backends.content_id(), scope))
+            made = stack.enter_context(backends.use(plugin.CONTENT, backends.content_id(), _at(scope, home)))
             self._reader: content.Reader = stack.enter_context(made.reader(digest))
             self._stack = stack.pop_all()
 
@@ -158,6 +160,7 @@ class Writer:
         self._ref: str = row["ref"]
         self._store = store
         self._shared = bool(row["shared"])
+        self._adopted = False  # the plugin has the bytes, and no other namespace need have them
         self._open = True
         self._unsettled = False
         self._writer: Any = None
@@ -165,7 +168,7 @@ class Writer:
             stack.callback(backends.claims.drop, _claim(row))
             self._made = stack.enter_context(backends.use(plugin.CONTENT, self._store, unbounded(scope)))
             if not self._shared:
-                self._writer = stack.enter_context(self._open_backend())
+                self._writer = self._open_backend(stack)
             self._stack = stack.pop_all()
 
     def status(self) -> Status:
@@ -269,6 +272,7 @@ class Writer:
         try:
             return self._backends.database.write(change)
         except graves.Begun as begun:
+            self._adopted = False
             if not graves.attempt(self._backends, graves.CONTENT, self._store, digest):
                 raise errors.Unavailable(f"content {digest} is being removed") from begun
             return self._backends.database.write(change)
@@ -284,9 +288,14 @@ class Writer:
             raise errors.FailedPrecondition(f"unexpected commit size {total}, expected {size}")
         if digest != wanted:
             raise errors.FailedPrecondition(f"unexpected commit digest {wanted}, expected {digest}")
+        if self._adopted:
+            found = self._made.info(digest)
+            labels = {**found.labels, **labels}
         error = self._write(
-            digest, lambda tx: content_rows.commit_shared(tx, self._scope, self._store, self._row, labels)
+            digest,
+            lambda tx: content_rows.commit_shared(tx, self._scope, self._store, self._row, labels, self._adopted),
         )
+        self._unsettled = self._adopted  # its own ingest's grave
         if error is not None:
             self._end(error)
 
@@ -296,14 +305,28 @@ class Writer:
 
     # --- parts
 
-    def _open_backend(self) -> Any:
+    def _open_backend(self, stack: ExitStack) -> Any:
+        """None when the plugin has the bytes already: as after a diff by a program with a store of its own."""
         backend, total, expected = self._row["backend"], self._row["total"], self._row["expected"]
         with self._named():
             try:
-                return self._made.writer(backend, total, expected)
+                return stack.enter_context(self._made.writer(backend, total, expected))
             except errors.AlreadyExists:
-                # it may be in a grave, or another namespace's with another size: commit will tell
-                return self._made.writer(backend, total)
+                if self._adopt(expected, total):
+                    return None
+                # of another size: commit will tell
+                return stack.enter_context(self._made.writer(backend, total))
+
+    def _adopt(self, digest: str, total: int) -> bool:
+        try:
+            size = self._made.info(digest).size
+        except errors.NotFound:  # it has just been removed
+            return False
+        if total not in (0, size):
+            return False
+        self._row = self._backends.database.write(lambda tx: content_rows.adopt(tx, self._row, size))
+        self._shared = self._adopted = True
+        return True
 
     def _leave_shared(self, size: int) -> None:
         """Opens a writer of the plugin's and gives it the first ``size`` of the shared bytes."""
@@ -316,7 +339,14 @@ class Writer:
                 self._copy(size)
 
     def _copy(self, size: int) -> None:
-        with self._made.reader(self._row["expected"]) as reader:
+        digest = self._row["expected"]
+        with self._backends.database.read() as cursor:
+            row = cursor.execute("SELECT home FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        home = row["home"] if row is not None else self._row["namespace"]
+        with (
+            self._backends.use(plugin.CONTENT, self._store, _at(unbounded(self._scope), home)) as made,
+            made.reader(digest) as reader,
+        ):
             for offset in range(0, size, _CHUNK):
                 self._writer.write(reader.read_at(offset, min(_CHUNK, size - offset)))
 
@@ -326,6 +356,11 @@ class Writer:
     def _require_open(self) -> None:
         if not self._open:
             raise errors.FailedPrecondition(f'the writer of ref "{self._ref}" is closed')
+
+
+def _at(scope: Scope, namespace: str) -> Scope:
+    """The same caller, where the plugin has a blob."""
+    return scope if namespace == scope.namespace else Scope(namespace, None, scope.deadline, scope.begun)
 
 
 def _key(row: sqlite3.Row) -> tuple[str, str, str]:

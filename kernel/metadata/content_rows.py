@@ -19,6 +19,8 @@ from plugin_sdk.scope import Scope
 OPEN = "open"
 COMMITTING = "committing"
 
+SHARED, ADOPTED = 1, 2
+
 LIFETIME = 24 * 3600 * 10**9
 """Nanoseconds after which an ingest without a lease expires, counted from its last open."""
 
@@ -67,6 +69,13 @@ def become_real(tx: Transaction, namespace: str, ref: str) -> None:
     tx.execute("UPDATE ingests SET shared = 0 WHERE namespace = ? AND ref = ?", (namespace, ref))
 
 
+def adopt(tx: Transaction, ingest: sqlite3.Row, size: int) -> sqlite3.Row:
+    """The plugin has the bytes that are expected, and no blob or grave need name them."""
+    row = _same(tx, ingest)
+    tx.execute("UPDATE ingests SET shared = ?, total = ? WHERE namespace = ? AND ref = ?", (ADOPTED, size, *_key(row)))
+    return _same(tx, ingest)
+
+
 def abort(tx: Transaction, store: str, namespace: str, ref: str) -> None:
     row = find_ingest(tx, namespace, ref)
     if row is None:
@@ -110,7 +119,7 @@ def finish_commit(tx: Transaction, namespace: str, ref: str, backend: str) -> No
     row = find_ingest(tx, namespace, ref)
     if row is None or row["backend"] != backend or row["state"] != COMMITTING:
         raise no_ingest(ref)
-    _insert_blob(tx, namespace, row["digest"], row["size"], fields.load(row["labels"]), row["lease"])
+    _insert_blob(tx, namespace, namespace, row["digest"], row["size"], fields.load(row["labels"]), row["lease"])
     _forget_ingest(tx, row)
 
 
@@ -129,20 +138,21 @@ def reopen(tx: Transaction, store: str, namespace: str, ref: str, backend: str) 
 
 
 def commit_shared(
-    tx: Transaction, scope: Scope, store: str, ingest: sqlite3.Row, labels: Mapping[str, str]
+    tx: Transaction, scope: Scope, store: str, ingest: sqlite3.Row, labels: Mapping[str, str], there: bool
 ) -> errors.Error | None:
-    """Makes a blob of another namespace visible in this one. The caller holds the digest's claim. Raises
-    graves.Begun."""
+    """Makes a blob of another namespace, or one that the plugin has, visible in this one. ``there``: the plugin has
+    just said that it has it. The caller holds the digest's claim. Raises graves.Begun."""
     row = _same(tx, ingest)
     digest = row["expected"]
-    _forget_ingest(tx, row)
+    _bury_ingest(tx, store, row)
     if find_blob(tx, scope.namespace, digest) is not None:
         edges.lease(tx, scope, edges.node("content", digest))
         return _exists(digest)
-    if _shared_size(tx, digest) is None and not graves.take_back(tx, graves.CONTENT, store, digest):
+    home = find_home(tx, digest) or graves.namespace(tx, graves.CONTENT, store, digest)
+    if _shared_size(tx, digest) is None and not graves.take_back(tx, graves.CONTENT, store, digest) and not there:
         raise errors.FailedPrecondition(f"content {digest} has gone from the namespace that had it: write it again")
     edges.require_lease(tx, scope)
-    _insert_blob(tx, scope.namespace, digest, row["total"], labels, scope.lease or "")
+    _insert_blob(tx, scope.namespace, home or scope.namespace, digest, row["total"], labels, scope.lease or "")
     return None
 
 
@@ -165,13 +175,14 @@ def update(tx: Transaction, namespace: str, given: content.Info, fieldpaths: lis
 
 
 def delete(tx: Transaction, store: str, namespace: str, digest: str) -> None:
-    if find_blob(tx, namespace, digest) is None:
+    row = find_blob(tx, namespace, digest)
+    if row is None:
         raise no_blob(digest)
     tx.execute("DELETE FROM blobs WHERE namespace = ? AND digest = ?", (namespace, digest))
     node = edges.node("content", digest)
     edges.forget(tx, namespace, node)
     edges.release(tx, namespace, node)
-    _bury_unnamed(tx, store, namespace, digest)
+    _bury_unnamed(tx, store, row["home"], digest)
     tx.announce(namespace, "/content/delete", content_pb2.ContentDelete(digest=digest))
 
 
@@ -208,6 +219,12 @@ def _shared_size(tx: Transaction, digest: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def find_home(tx: Transaction, digest: str) -> str:
+    """The namespace under which the plugin has a blob; empty when no namespace has it."""
+    row = tx.one("SELECT home FROM blobs WHERE digest = ? LIMIT 1", (digest,))
+    return "" if row is None else str(row[0])
+
+
 def _bury_unnamed(tx: Transaction, store: str, namespace: str, digest: str) -> None:
     """A grave for the bytes, unless a blob or a commit of any namespace names them."""
     committing = tx.one("SELECT 1 FROM ingests WHERE digest = ? AND state = 'committing'", (digest,))
@@ -224,7 +241,7 @@ def _insert_ingest(
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
         (
             *(namespace, ref, OPEN, f"{namespace}/{tx.next()}/{ref}"),
-            *(shared if fits else total, expected, fits, tx.now, tx.number),
+            *(shared if fits else total, expected, SHARED if fits else 0, tx.now, tx.number),
         ),
     )
     row = find_ingest(tx, namespace, ref)
@@ -251,7 +268,7 @@ def _reopened(tx: Transaction, scope: Scope, row: sqlite3.Row, total: int, expec
 
 def _bury_ingest(tx: Transaction, store: str, row: sqlite3.Row) -> None:
     _forget_ingest(tx, row)
-    if not row["shared"]:
+    if row["shared"] != SHARED:
         graves.dig(tx, graves.INGESTS, store, row["namespace"], row["backend"])
 
 
@@ -263,13 +280,14 @@ def _forget_ingest(tx: Transaction, row: sqlite3.Row) -> None:
 
 
 def _insert_blob(
-    tx: Transaction, namespace: str, digest: str, size: int, labels: Mapping[str, str], lease: str
+    tx: Transaction, namespace: str, home: str, digest: str, size: int, labels: Mapping[str, str], lease: str
 ) -> None:
     node = edges.node("content", digest)
     if find_blob(tx, namespace, digest) is None:
         tx.execute(
-            "INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (namespace, digest, size, fields.dump(labels), tx.now, tx.now, tx.number),
+            "INSERT INTO blobs (namespace, home, digest, size, labels, created_at, updated_at, born) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (namespace, home, digest, size, fields.dump(labels), tx.now, tx.now, tx.number),
         )
         edges.replace(tx, namespace, node, edges.of_labels(node, labels))
         tx.announce(namespace, "/content/create", content_pb2.ContentCreate(digest=digest, size=size))

@@ -325,6 +325,9 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
         )
     if version == 0:
         connection.executescript(f"BEGIN; {schema.TABLES} PRAGMA user_version = {schema.VERSION}; COMMIT;")
+        return
+    for step in range(version, schema.VERSION):
+        connection.executescript(f"BEGIN; {schema.UPGRADES[step]} PRAGMA user_version = {step + 1}; COMMIT;")
 
 
 def _raise_seq(connection: sqlite3.Connection) -> int:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from kernel.metadata.backends import Backends
+from kernel.metadata.backends import Backends, impatient
 from kernel.metadata.database import Transaction
 from plugin_sdk import errors, plugin
-from plugin_sdk.scope import Scope
 
 CONTENT = "content"
 INGESTS = "ingests"
@@ -32,6 +31,12 @@ def dig(tx: Transaction, type: str, id: str, namespace: str, backend: str, *, un
         "ON CONFLICT DO UPDATE SET uncertain = max(uncertain, excluded.uncertain)",
         (type, id, namespace, backend, uncertain, tx.number),
     )
+
+
+def namespace(tx: Transaction, type: str, id: str, backend: str) -> str:
+    """For which the plugin is asked to remove this; empty when there is no grave."""
+    row = tx.one("SELECT namespace FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend))
+    return "" if row is None else str(row[0])
 
 
 class Begun(Exception):
@@ -92,7 +97,7 @@ def _attempt_claimed(backends: Backends, row: sqlite3.Row) -> bool:
 def _remove(backends: Backends, row: sqlite3.Row) -> str | None:
     """None, or why it is not known to be gone."""
     try:
-        with backends.use(_KIND[row["type"]], row["plugin"], Scope(row["namespace"])) as made:
+        with backends.use(_KIND[row["type"]], row["plugin"], impatient(row["namespace"])) as made:
             getattr(made, _CALL[row["type"]])(row["backend"])
     except errors.NotFound:
         return "the call that made it may still take effect" if row["uncertain"] else None

@@ -24,7 +24,9 @@ object. ``cause`` is ``record`` (a column of the owner's row), ``label``, or ``l
 
 **States.** snapshots: ``creating`` → ``ready``; a name being committed is ``committing``, and so is its key, which the
 name's row has in ``source``. ``unpushed`` labels are not yet known to the plugin. ingests: ``open`` → ``committing``;
-while ``shared``, a blob of another namespace stands for the bytes. blobs have no state: a row is ready.
+while ``shared`` (1), a blob of another namespace stands for the bytes; while adopted (2), one that the plugin has and
+no row names. blobs have no state: a row is ready; ``home`` is the namespace under which the plugin has the bytes, for
+a plugin that tells namespaces apart.
 A commit that has ``taken_back`` the digest's grave digs it again when it is refused.
 tasks: ``creating`` → ``created`` → ``started``; each has an ``incarnation``, so that exits are recorded once.
 ``uncertain`` graves: the call that made the object may still take effect, so its absence does not end the grave.
@@ -34,7 +36,7 @@ Labels, annotations and extensions are JSON. Times are nanoseconds since the epo
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -69,7 +71,7 @@ CREATE TABLE leases (
 ) WITHOUT ROWID;
 
 CREATE TABLE blobs (
-    namespace TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
+    namespace TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, home TEXT NOT NULL,
     labels TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, born INTEGER NOT NULL,
     PRIMARY KEY (namespace, digest)
 ) WITHOUT ROWID;
@@ -125,3 +127,8 @@ CREATE TABLE exits (
     PRIMARY KEY (incarnation, exec)
 ) WITHOUT ROWID;
 """
+
+UPGRADES = {
+    1: "ALTER TABLE blobs ADD COLUMN home TEXT NOT NULL DEFAULT ''; UPDATE blobs SET home = namespace;",
+}
+"""What makes of a version the next one."""

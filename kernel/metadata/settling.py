@@ -13,10 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from kernel.metadata import content_rows, fields, graves, snapshot_rows
-from kernel.metadata.backends import OUTCOME_UNKNOWN, UNCLEAR, Backends
+from kernel.metadata.backends import OUTCOME_UNKNOWN, UNCLEAR, Backends, impatient
 from kernel.metadata.snapshot_rows import Place
 from plugin_sdk import errors, plugin
-from plugin_sdk.scope import Scope
 from plugin_sdk.snapshots import Info, Kind
 
 log = logging.getLogger(__name__)
@@ -70,10 +69,10 @@ def _settle_claimed(backends: Backends, place: Place, row: sqlite3.Row, uncertai
     if row["state"] == snapshot_rows.CREATING:
         backends.database.write(lambda tx: snapshot_rows.abandon(tx, place, name, uncertain=uncertain))
     elif row["state"] == snapshot_rows.COMMITTING:
-        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, Scope(place.namespace)) as made:
+        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, impatient(place.namespace)) as made:
             _repeat_commit(backends, made, place, row)
     elif row["unpushed"]:
-        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, Scope(place.namespace)) as made:
+        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, impatient(place.namespace)) as made:
             push(made, row)
         backends.database.write(lambda tx: snapshot_rows.pushed(tx, place, name))
     return True
@@ -128,7 +127,7 @@ def _settle_ingest(backends: Backends, id: str, row: sqlite3.Row) -> bool:
     if not backends.claims.take(claim):
         return False
     try:
-        with backends.use(plugin.CONTENT, id, Scope(row["namespace"])) as made:
+        with backends.use(plugin.CONTENT, id, impatient(row["namespace"])) as made:
             settle_commit(backends, made, id, row, answered=False)
         return True
     except (errors.Error, OSError) as err:
