@@ -1,0 +1,250 @@
+"""Debian's containerd as a third-party proxy plugin: its own socket serves the API that proxy plugins serve.
+
+Its own clients go on using it meanwhile; nothing of theirs may be touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks import daemons
+from scripts import images
+from tests.calls import ask
+from tests.recorder import Recorder
+from tests.sides import Side, prefix
+
+pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.peer]
+BUSYBOX = images.BUSYBOX
+OURS = re.compile(r"[\w.-]+/\d{4,}/")
+"""How a key begins that Corten gave to a plugin; those of another daemon, which this one does not know, look alike."""
+FOREIGN = ("its-own", "default/7/its-own", "sha256:" + "7" * 64)
+
+CONFIG = """
+disabled_plugins = ["io.containerd.snapshotter.v1.native"]
+[proxy_plugins.native]
+type = "snapshot"
+address = "{address}"
+grace = "20s"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Corten over a containerd; on both, ``native`` is containerd's snapshotter."""
+
+    corten: Side
+    peer: Side
+
+    def shown(self, side: Side, namespace: str = "default") -> dict[str, str]:
+        """Snapshots of ``native``: key → kind."""
+        rows = native(side, "ls", namespace=namespace).splitlines()[1:]
+        return {row.split()[0]: row.split()[-1] for row in rows}
+
+    def placed(self, namespace: str = "default") -> set[str]:
+        """Keys, as Corten's clients know them, of what the peer holds for Corten."""
+        return {OURS.sub("", key, count=1) for key in self.shown(self.peer, namespace) if OURS.match(key)}
+
+    def own(self, namespace: str = "default") -> tuple[dict[str, str], list[str], list[str]]:
+        """What the peer holds for clients of its own: snapshots, images, blobs."""
+        kept = {key: kind for key, kind in self.shown(self.peer, namespace).items() if not OURS.match(key)}
+        names = self.peer.output("images", "ls", "-q", namespace=namespace).split()
+        return kept, names, sorted(self.peer.output("content", "ls", "-q", namespace=namespace).split())
+
+    def restart(self) -> None:
+        """Of Corten, as a crash."""
+        self.corten.daemon.kill()
+        self.corten.daemon.start()
+
+
+def native(side: Side, *line: str, namespace: str = "default") -> str:
+    return side.output("snapshots", "--snapshotter", "native", *line, namespace=namespace)
+
+
+def wait_until(true: Callable[[], object], timeout: float = 20) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def files_of(pair: Pair, key: str) -> Path:
+    answer = ask(pair.corten, "Snapshots/Mounts", {"snapshotter": "native", "key": key})
+    return Path(answer.messages[0]["mounts"][0]["source"])
+
+
+@pytest.fixture(scope="module")
+def pair(scratch: Path, busybox: Path) -> Iterator[Pair]:
+    yield from paired(scratch / "n", CONFIG, busybox)
+
+
+def paired(directory: Path, config: str, busybox: Path) -> Iterator[Pair]:
+    """A pair of a directory of its own, the peer with an image, a snapshot and a blob of its own in two namespaces."""
+    peer = daemons.start_containerd(directory / "p")
+    started = [peer]
+    try:
+        file = directory / "plugins.toml"
+        file.write_text(config.format(address=peer.address))
+        started.append(daemons.start_corten(directory / "c", "--config", str(file)))
+        sides = [Side(one, Recorder(one.address), prefix(one.directory.name[0]), directory) for one in started]
+        for namespace in ("default", "elsewhere"):
+            sides[0].output("images", "import", "--snapshotter", "native", str(busybox), namespace=namespace)
+            for key in FOREIGN:
+                native(sides[0], "prepare", key, namespace=namespace)
+            sides[0].ctr("content", "ingest", "its-own", stdin=namespace.encode(), namespace=namespace)
+        yield Pair(sides[1], sides[0])
+    finally:
+        for daemon in reversed(started):
+            daemon.stop()
+    assert not [pid for daemon in started for pid in daemon.leftovers()]
+
+
+@pytest.fixture(autouse=True)
+def spares_the_peers_own(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test does: containerd's own clients find all that they made."""
+    pairs = [request.getfixturevalue(name) for name in ("pair",) if name in request.fixturenames]
+    before = [(pair, name, pair.own(name)) for pair in pairs for name in ("default", "elsewhere")]
+    yield
+    for pair, name, own in before:
+        assert {*FOREIGN} < own[0].keys() and all(own), own
+        assert pair.own(name) == own
+
+
+@pytest.fixture
+def imported(pair: Pair, busybox: Path) -> str:
+    """The chain ID of busybox, unpacked by Corten on the peer."""
+    pair.corten.output("images", "import", "--snapshotter", "native", str(busybox))
+    (chain,) = [key for key, kind in pair.shown(pair.corten).items() if kind == "Committed"]
+    return chain
+
+
+def test_an_image_is_unpacked_and_runs_on_containerds_snapshots(pair: Pair, imported: str) -> None:
+    line = ("run", "--rm", "--snapshotter", "native", BUSYBOX, "@run", "/bin/sh", "-c")
+    assert pair.corten.output(*line, "echo hello > /file; cat /file") == "hello\n"
+    assert pair.shown(pair.corten) == {imported: "Committed"}
+    wait_until(lambda: pair.placed() == {imported})
+
+
+def test_what_a_container_writes_lies_in_containerds_directory(pair: Pair, imported: str) -> None:
+    pair.corten.output("run", "-d", "--snapshotter", "native", BUSYBOX, "@lies", "/bin/sh", "-c", "sleep 100")
+    try:
+        files = files_of(pair, "@lies")
+        assert files.is_relative_to(pair.peer.daemon.root)
+        pair.corten.output("tasks", "exec", "--exec-id", "touch", "@lies", "/bin/touch", "/touched")
+        assert (files / "touched").exists()
+    finally:
+        pair.corten.output("tasks", "rm", "-f", "@lies")
+        pair.corten.output("containers", "rm", "@lies")
+    wait_until(lambda: pair.placed() == {imported})
+
+
+def test_snapshots_lie_in_the_namespace_of_the_caller_and_are_removed_from_there(pair: Pair) -> None:
+    """containerd refuses calls without a namespace, so this also shows that each carries one, the reaper's too."""
+    for namespace in ("elsewhere", "third"):
+        native(pair.corten, "prepare", "active", namespace=namespace)
+        native(pair.corten, "commit", "layer", "active", namespace=namespace)
+        native(pair.corten, "prepare", "child", "layer", namespace=namespace)
+        assert pair.placed(namespace) == {"layer", "child"}
+    assert not {"layer", "child"} & pair.placed()
+    native(pair.corten, "rm", "child", namespace="elsewhere")
+    native(pair.corten, "rm", "layer", namespace="elsewhere")
+    wait_until(lambda: not pair.placed("elsewhere"))
+    assert pair.placed("third") == {"layer", "child"}
+    native(pair.corten, "rm", "child", namespace="third")
+    wait_until(lambda: pair.placed("third") == {"layer"})
+    native(pair.corten, "rm", "layer", namespace="third")
+    wait_until(lambda: not pair.shown(pair.peer, "third"))
+
+
+def test_labels_and_usage_come_from_containerd(pair: Pair) -> None:
+    native(pair.corten, "prepare", "labelled")
+    native(pair.corten, "label", "labelled", "containerd.io/snapshot/colour=blue")
+    (key,) = [key for key in pair.shown(pair.peer) if key.endswith("/labelled")]
+    for side, name in ((pair.corten, "labelled"), (pair.peer, key)):
+        found = json.loads(native(side, "info", name))
+        assert found["Kind"] == "Active"
+        assert found["Labels"]["containerd.io/snapshot/colour"] == "blue"
+    usage = [native(side, "usage", name).split()[-2:] for side, name in ((pair.corten, "labelled"), (pair.peer, key))]
+    assert usage[0] == usage[1]
+    native(pair.corten, "rm", "labelled")
+
+
+def test_a_key_that_containerds_own_clients_use_is_free_for_cortens(pair: Pair) -> None:
+    native(pair.corten, "prepare", "its-own")
+    native(pair.corten, "rm", "its-own")
+    wait_until(lambda: "its-own" not in pair.placed())
+
+
+def test_a_crash_of_corten_loses_nothing_and_leaves_nothing(pair: Pair, imported: str) -> None:
+    for number in range(12):
+        native(pair.corten, "prepare", f"dropped-{number}", imported)
+    native(pair.corten, "prepare", "kept", imported)
+    requests = [{"snapshotter": "native", "key": f"dropped-{number}"} for number in range(12)]
+    for request in requests:
+        assert ask(pair.corten, "Snapshots/Remove", request).code == "OK"
+    pair.restart()
+    assert pair.shown(pair.corten) == {imported: "Committed", "kept": "Active"}
+    wait_until(lambda: pair.placed() == {imported, "kept"})
+    assert (
+        pair.corten.output("run", "--rm", "--snapshotter", "native", BUSYBOX, "@again", "/bin/echo", "yes") == "yes\n"
+    )
+    native(pair.corten, "rm", "kept")
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+def test_calls_wait_while_containerd_restarts(pair: Pair, imported: str, end: signal.Signals) -> None:
+    daemon = pair.peer.daemon
+    os.kill(daemon.pid, end)
+    assert daemon.process is not None
+    daemon.process.wait(20)
+    found: list[str] = []
+    line = ("run", "--rm", "--snapshotter", "native", BUSYBOX, f"@waits-{end:d}", "/bin/echo", "waited")
+    caller = threading.Thread(target=lambda: found.append(pair.corten.output(*line)))
+    caller.start()
+    try:
+        pair.corten.output("snapshots", "ls")  # of overlayfs: everything else goes on
+        caller.join(0.7)
+        assert caller.is_alive()
+    finally:
+        daemon.start()
+        caller.join(30)
+    assert found == ["waited\n"]
+    wait_until(lambda: pair.placed() == {imported})
+
+
+def test_what_was_removed_while_containerd_was_away_is_removed_when_it_is_back(pair: Pair, imported: str) -> None:
+    native(pair.corten, "prepare", "late", imported)
+    assert pair.placed() == {imported, "late"}
+    assert pair.peer.daemon.terminate() == 0
+    try:
+        native(pair.corten, "rm", "late")
+        assert pair.shown(pair.corten) == {imported: "Committed"}
+        pair.restart()
+    finally:
+        pair.peer.daemon.start()
+    wait_until(lambda: pair.placed() == {imported})
+
+
+def test_its_containers_run_on_while_containerd_restarts(pair: Pair, imported: str) -> None:
+    script = "while sleep 0.1; do echo x >> /written; done"
+    pair.corten.output("run", "-d", "--snapshotter", "native", BUSYBOX, "@runs", "/bin/sh", "-c", script)
+    written = files_of(pair, "@runs") / "written"
+    wait_until(written.exists)
+    assert pair.peer.daemon.terminate() == 0
+    try:
+        before = written.stat().st_size
+        wait_until(lambda: written.stat().st_size > before)
+    finally:
+        pair.peer.daemon.start()
+        pair.corten.output("tasks", "rm", "-f", "@runs")
+        pair.corten.output("containers", "rm", "@runs")
+    wait_until(lambda: pair.placed() == {imported})
