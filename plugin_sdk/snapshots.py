@@ -25,8 +25,8 @@ has them. Nothing done to a snapshot changes what its parents and siblings show.
 on disk: a power cut afterwards loses nothing.
 
 Names. Keys and names are one space: what is taken by one is taken for the other. Each is any text of 1 to 4096 bytes
-in UTF-8, kept as it is; two that differ anywhere are two snapshots. The message of an error names the key that it is
-about.
+in UTF-8, kept as it is; two that differ anywhere are two snapshots. The message of an error names what is missing,
+taken or of the wrong kind.
 
 Labels. They are kept as they are given, thousands of them too, for as long as a request fits into a message of 16 MiB.
 A key and its value have at most 4096 bytes together; a longer label is refused with InvalidArgument or kept, never

@@ -16,7 +16,7 @@ from plugin_sdk.snapshots import Info, Kind
 
 AS_IT_IS = "Each is any text of 1 to 4096 bytes in UTF-8, kept as it is; two that differ anywhere are two snapshots."
 ONE_SPACE = "Keys and names are one space: what is taken by one is taken for the other."
-NAMED = "The message of an error names the key that it is about."
+NAMED = "The message of an error names what is missing, taken or of the wrong kind."
 WHOLE = "Each method has its whole effect or none: one that raises has changed nothing."
 NO_KEY = "Raises InvalidArgument for an empty key."
 EXISTS = "Raises AlreadyExists when the key exists."
@@ -264,7 +264,7 @@ class Keys(Rig):
 
     # Remove
 
-    @holds(CHILDREN, NAMED)
+    @holds(CHILDREN)
     @pytest.mark.parametrize("kind", ["active", "view", "committed"])
     def test_a_parent_is_not_removed_before_its_children(self, subject: Subject, kind: str) -> None:
         commit(subject, "layer")
@@ -274,7 +274,7 @@ class Keys(Rig):
             subject.prepare("child", "layer")
         else:
             commit(subject, "child", "layer")
-        with pytest.raises(errors.FailedPrecondition, match="layer"):
+        with pytest.raises(errors.FailedPrecondition):
             subject.remove("layer")
         assert subject.stat("child").parent == "layer"
         subject.remove("child")

@@ -31,7 +31,7 @@ class Subject(snapshots.Snapshotter):
         self.prefix = f"conformance-{secrets.token_hex(5)}/"
         self._reopen = reopen
         self._crash = crash
-        self._made: set[str] = set()
+        self._made: dict[str, None] = {}  # in order
 
     def full(self, key: str) -> str:
         """As the plugin knows it, for filters."""
@@ -40,7 +40,7 @@ class Subject(snapshots.Snapshotter):
     def reopen(self) -> None:
         """Closes the object and goes on with another one over what it has kept."""
         if self._reopen is None:
-            pytest.skip("the suite has no fixture ``reopen`` here: supports_restart is false")
+            pytest.skip("supports_restart is false: the snapshotter cannot be closed and opened here")
         self.plugin.close()
         self.plugin = self._reopen()
 
@@ -52,14 +52,10 @@ class Subject(snapshots.Snapshotter):
             self.plugin = self._crash()
 
     def tidy(self) -> None:
-        """Children first. What cannot be removed stays: the checks of ``remove`` tell of it."""
-        with contextlib.suppress(errors.Error):
-            left = {info.name: info.parent for info in self.plugin.walk() if info.name in self._made}
-            while left and (leaves := left.keys() - set(left.values())):
-                for name in leaves:
-                    del left[name]
-                    with contextlib.suppress(errors.Error):
-                        self.plugin.remove(name)
+        """Children are younger than parents. What cannot be removed stays: the checks of ``remove`` tell of it."""
+        for name in reversed(list(self._made)):
+            with contextlib.suppress(errors.Error):
+                self.plugin.remove(name)
 
     def stat(self, key: str) -> Info:
         return self._own(self.plugin.stat(self.full(key)))
@@ -87,6 +83,7 @@ class Subject(snapshots.Snapshotter):
 
     def remove(self, key: str) -> None:
         self.plugin.remove(self.full(key))
+        self._made.pop(self.full(key), None)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
         return (self._own(info) for info in self.plugin.walk(filters) if info.name.startswith(self.prefix))
@@ -106,9 +103,14 @@ class Subject(snapshots.Snapshotter):
         except errors.AlreadyExists:
             raise
         except BaseException:
-            self._made.add(full)
+            self.note(full)
             raise
-        self._made.add(full)
+        self.note(full)
+
+    def note(self, full: str) -> None:
+        """This is removed at the end, before what was noted earlier."""
+        self._made.pop(full, None)
+        self._made[full] = None
 
     def _own(self, info: Info) -> Info:
         name, parent = info.name.removeprefix(self.prefix), info.parent.removeprefix(self.prefix)
@@ -163,8 +165,12 @@ class Rig:
 
     @pytest.fixture
     def target(self) -> Callable[[], Mapping[str, str]]:
-        """Each call answers labels for ``prepare``, the target label among them, of a layer that is there already."""
-        raise NotImplementedError("a subclass with supports_targets gives a target")
+        """Each call answers labels for ``prepare``, the target label among them, of another layer that is there."""
+
+        def target() -> Mapping[str, str]:
+            raise NotImplementedError("a subclass with supports_targets gives a target")
+
+        return target
 
     @pytest.fixture
     def layers(self) -> int:
@@ -172,8 +178,10 @@ class Rig:
         return 20
 
     @pytest.fixture
-    def subject(self, snapshotter: snapshots.Snapshotter, reopen: Open | None, crash: Open | None) -> Iterator[Subject]:
-        subject = Subject(snapshotter, reopen, crash)
+    def subject(
+        self, snapshotter: snapshots.Snapshotter, reopen: Open | None, crash: Open | None, supports_restart: bool
+    ) -> Iterator[Subject]:
+        subject = Subject(snapshotter, reopen, crash) if supports_restart else Subject(snapshotter)
         yield subject
         subject.tidy()
 

@@ -35,7 +35,7 @@ def names(snapshotter: snapshots.Snapshotter, *filters: str) -> set[str]:
 
 def texts(instructions: Sequence[mounts.Mount]) -> dict[str, str]:
     with shown(instructions) as folder:
-        return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+        return {path.name: path.read_text(errors="surrogateescape") for path in folder.iterdir() if path.is_file()}
 
 
 def appearance(folder: Path) -> dict[str, tuple[object, ...]]:

@@ -18,10 +18,15 @@ from __future__ import annotations
 
 from plugin_sdk.conformance.snapshot_files import Files
 from plugin_sdk.conformance.snapshot_keys import Keys
+from plugin_sdk.conformance.snapshot_labels import Labels
+from plugin_sdk.conformance.snapshot_records import Records
+from plugin_sdk.conformance.snapshot_restarts import Restarts
+from plugin_sdk.conformance.snapshot_targets import Targets
+from plugin_sdk.conformance.snapshot_threads import Threads
 from plugin_sdk.conformance.snapshot_trees import appearance, commit, fill, names, shown, texts
 
 __all__ = ["SnapshotSuite", "appearance", "commit", "fill", "names", "shown", "texts"]
 
 
-class SnapshotSuite(Files, Keys):
+class SnapshotSuite(Files, Keys, Records, Labels, Threads, Restarts, Targets):
     """All parts."""
