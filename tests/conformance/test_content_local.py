@@ -3,9 +3,11 @@ import os
 import pytest
 
 from plugin_sdk import content as contract
+from plugin_sdk import content_ingest as ingest
+from plugin_sdk import content_writer as writer
 from plugin_sdk import errors
 from plugin_sdk.conformance import content, crash, resuming
-from plugins_builtin.content import ingest, local, writer
+from plugins_builtin.content import local
 
 
 class TestLocal(content.ContentSuite):

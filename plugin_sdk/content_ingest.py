@@ -8,6 +8,7 @@
     ingest/HEX/total        decimal, if known
     ingest/HEX/expected     a digest, if known
     ingest/HEX/data         the bytes so far, locked with flock(2) while a writer is open
+    ingest/HEX/blob         the digest, while the bytes become a blob that is not this file itself
 
 ``data`` is made last and renamed away first: a directory without it is the rest of a crash.
 """
@@ -20,6 +21,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -91,10 +93,16 @@ def discard(trash: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def clean(root: Path) -> None:
+def mark(folder: Path, digest: str) -> None:
+    """From now on the ingest may be a blob already."""
+    (folder / "blob").write_text(digest)
+
+
+def clean(root: Path, is_blob: Callable[[str], bool]) -> None:
     """Removes what a crash has left of ingests that were removed or committed."""
     for folder in root.iterdir() if root.is_dir() else ():
-        if folder.name.startswith(_TRASH) or not (folder / "data").exists():
+        became = _read(folder / "blob") if folder.is_dir() else ""
+        if folder.name.startswith(_TRASH) or not (folder / "data").exists() or (became and is_blob(became)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

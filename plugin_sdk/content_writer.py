@@ -1,4 +1,4 @@
-"""The open end of an ingest."""
+"""The open end of an ingest on disk: the writer of ``content_store``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from plugin_sdk import content, errors, identifiers
-from plugins_builtin.content import ingest
-from plugins_builtin.content.hashing import Digest
+from plugin_sdk import content_ingest as ingest
+from plugin_sdk.hashing import Digest
 
 _READ = 1 << 20  # bytes at a time when an ingest is hashed again
 
