@@ -281,11 +281,20 @@ def _servicers(served: Sequence[_Served], said: handshake.Description) -> list[r
         secrets.token_hex(8),
     )
     contracts = [each.servicer for each in served]
-    known = [*contracts, wire_handshake.Servicer(description, _asked)]
+    known = [*contracts, wire_handshake.Servicer(description, _Askers().told)]
     return [*known, health.Servicer(servicer.service for servicer in known)]
 
 
-def _asked(name: str, version: str, speaks: handshake.Range) -> None:
-    _log.info("used by Corten %s as %s", version, name)
-    if not handshake.API.overlaps(speaks):
-        _log.error("Corten %s speaks API %s, this program %s", version, speaks, handshake.API)
+class _Askers:
+    """Daemons ask again and again whether the program is there; the log has each once."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, str, handshake.Range]] = set()
+
+    def told(self, name: str, version: str, speaks: handshake.Range) -> None:
+        if (name, version, speaks) in self._known:
+            return
+        self._known.add((name, version, speaks))
+        _log.info("used by Corten %s as %s", version, name)
+        if not handshake.API.overlaps(speaks):
+            _log.error("Corten %s speaks API %s, this program %s", version, speaks, handshake.API)
