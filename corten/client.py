@@ -31,6 +31,12 @@ class Connection(AbstractContextManager["Connection"]):
 
         return list(Proxy(self._channel, Scope("")).plugins(filters))
 
+    def health(self, name: str = "") -> bool:
+        """Whether the daemon serves, or a service or a plugin (``kind.id``) of it. Raises NotFound."""
+        from plugin_sdk.wire.health import Proxy
+
+        return Proxy(self._channel, Scope("")).check(name)
+
     def version(self) -> tuple[str, str]:
         """The daemon's version and revision."""
         from plugin_sdk.wire.version import Proxy

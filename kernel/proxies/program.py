@@ -35,6 +35,7 @@ class Program:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: logging.Logger) -> None:
         """Raises Unavailable when it cannot be started."""
         kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+        command = [_beside(command[0]), *command[1:]]
         line = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *command]
         self._begun = time.monotonic()
         try:
@@ -91,6 +92,12 @@ class Program:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def _beside(name: str) -> str:
+    """A bare name is looked for beside the daemon's Python first: there a virtual environment has its programs."""
+    path = Path(sys.executable).parent / name
+    return str(path) if "/" not in name and os.access(path, os.X_OK) else name
 
 
 class Output:
