@@ -52,6 +52,8 @@ from plugin_sdk.snapshots import Info, Kind, Usage
 
 _log = logging.getLogger("corten.snapshots")
 
+# Exclusive: without memory shared with other processes, in which a write dies of SIGBUS when a btrfs is full.
+_SETTINGS = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS snapshots (
     id INTEGER PRIMARY KEY AUTOINCREMENT,       -- AUTOINCREMENT: the id of a removed snapshot never returns
@@ -95,6 +97,7 @@ class Snapshot:
 
 
 _NOTHING = Usage(0, 0)
+_RESERVE = 1 << 20  # bytes
 _PATIENCE = 1.0  # seconds to wait at the end for a directory that is being destroyed
 
 Make = Callable[[Path, Kind, Sequence[int]], None]
@@ -110,6 +113,7 @@ class Store:
     def __init__(
         self, root: Path, make: Make, destroy: Callable[[Path], None] = trees.remove, atomic: bool = False
     ) -> None:
+        self._root = root
         self._folders = root / "snapshots"
         self._make = make
         self._destroy = destroy
@@ -121,9 +125,11 @@ class Store:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folders.mkdir(mode=0o700, exist_ok=True)
         self._owned = _own(root)
-        with _explained():
+        self._reserve = root / "snapshots.db-reserve"
+        self._keep_reserve()
+        with self._explained():
             self._db = sqlite3.connect(root / "snapshots.db", isolation_level=None, check_same_thread=False)
-            self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
+            self._db.executescript(f"{_SETTINGS}{_SCHEMA}")
             (self._last,) = self._db.execute(_LAST).fetchone()
 
     def recover(self) -> None:
@@ -212,12 +218,14 @@ class Store:
             cursor.execute("UPDATE snapshots SET size = ?, inodes = ? WHERE id = ?", (usage.size, usage.inodes, number))
 
     def remove(self, key: str) -> None:
-        with self._transaction() as cursor:
-            number, _ = _find(cursor, key)
-            if cursor.execute("SELECT 1 FROM snapshots WHERE parent = ?", (number,)).fetchone():
-                raise errors.FailedPrecondition(f'cannot remove snapshot "{key}" with child')
-            cursor.execute("DELETE FROM snapshots WHERE id = ?", (number,))
+        try:
+            number = self._forget(key)
+        except errors.ResourceExhausted:
+            self._reserve.unlink(missing_ok=True)
+            sync_file_system(self._root)
+            number = self._forget(key)
         self._destroy_quietly(self.path(number) if self._atomic else self._retire(self.path(number)))
+        self._keep_reserve()
 
     def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
         with self._transaction() as cursor:
@@ -233,15 +241,43 @@ class Store:
             self._retire_unknown(cursor, ())
         self._destroy_retired()
 
+    def _forget(self, key: str) -> int:
+        with self._transaction() as cursor:
+            number, _ = _find(cursor, key)
+            if cursor.execute("SELECT 1 FROM snapshots WHERE parent = ?", (number,)).fetchone():
+                raise errors.FailedPrecondition(f'cannot remove snapshot "{key}" with child')
+            cursor.execute("DELETE FROM snapshots WHERE id = ?", (number,))
+        return number
+
+    def _keep_reserve(self) -> None:
+        """On a full disk nothing could be removed, for that is written down as well; so this room is held for it."""
+        with contextlib.suppress(OSError):
+            fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(fd).st_size < _RESERVE:
+                    os.posix_fallocate(fd, 0, _RESERVE)
+            finally:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as err:
+            text = f"the records of the snapshots in {self._root} cannot be written: {err}"
+            if err.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise errors.ResourceExhausted(text) from err
+            raise errors.FailedPrecondition(text) from err
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Cursor]:
         """Several statements see one state: nobody else writes."""
-        with self._lock, _explained():
+        with self._lock, self._explained():
             yield self._db.cursor()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        with self._lock, _explained():
+        with self._lock, self._explained():
             cursor = self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield cursor
@@ -399,17 +435,6 @@ class Snapshotter(abc.ABC):
 
     def _measure(self, snapshot: Snapshot) -> Usage:
         return Usage(*trees.usage(self._tree(self.store.path(snapshot.id))))
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as err:
-        text = f"the records of the snapshots cannot be written: {err}"
-        if err.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            raise errors.ResourceExhausted(text) from err
-        raise errors.FailedPrecondition(text) from err
 
 
 def _own(root: Path) -> int:
