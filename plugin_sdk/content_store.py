@@ -29,7 +29,7 @@ import abc
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Reader(abc.ABC):
 
 
 class Store(abc.ABC):
-    """Implements ``content.Store`` but for where the blobs are. It keeps no labels: the daemon does."""
+    """Implements ``content.Store`` but for where the blobs are. Labels need not be kept: the daemon does."""
 
     def __init__(self, root: Path) -> None:
         """The blobs must be there to be asked for: a subclass calls this last."""
@@ -113,6 +113,9 @@ class Store(abc.ABC):
     def _stage(self, digest: str, data: Path) -> Path:
         """Makes of the ingest's bytes the file that is to be kept, beside ``data`` or ``data`` itself."""
         return data
+
+    def _label(self, digest: str, labels: Mapping[str, str]) -> None:  # noqa: B027 - many need none
+        """Of a blob that is just about to appear, for a store that keeps labels; it overrides ``update`` too."""
 
     def _settle(self, digest: str) -> None:  # noqa: B027 - many need none
         """Returns when the blob is on disk."""
@@ -180,7 +183,7 @@ class Store(abc.ABC):
     def _begin_digest(self, algorithm: str) -> Digest:
         return Digest(algorithm, self._hashing)
 
-    def _publish(self, folder: Path, fd: int, digest: str) -> None:
+    def _publish(self, folder: Path, fd: int, digest: str, labels: Mapping[str, str]) -> None:
         """Makes the synced bytes of an ingest, open as ``fd``, the blob ``digest``. Raises FileNotFoundError when the
         ingest is gone."""
         staged = self._stage(digest, folder / "data")
@@ -190,6 +193,7 @@ class Store(abc.ABC):
                 ingest.require_same(folder, fd)
                 if staged != folder / "data":
                     ingest.mark(folder, digest)
+                self._label(digest, labels)
                 self._keep(digest, staged)
             trash = ingest.retire(folder)
         self._settle(digest)

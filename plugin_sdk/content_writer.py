@@ -17,8 +17,8 @@ _READ = 1 << 20  # bytes at a time when an ingest is hashed again
 BeginDigest = Callable[[str], Digest]
 """Begins a digest by the named algorithm."""
 
-Publish = Callable[[Path, int, str], None]
-"""Makes the synced bytes of an ingest's folder, open as a descriptor, the blob of a digest."""
+Publish = Callable[[Path, int, str, Mapping[str, str]], None]
+"""Makes the synced bytes of an ingest's folder, open as a descriptor, the blob of a digest with these labels."""
 
 
 class Writer:
@@ -79,7 +79,7 @@ class Writer:
         digest = self._verified(expected)
         self._sync()
         try:
-            self._publish(self._folder, self._fd, digest)
+            self._publish(self._folder, self._fd, digest, labels or {})
         except errors.AlreadyExists:
             self._release()
             raise

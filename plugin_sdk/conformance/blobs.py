@@ -1,0 +1,62 @@
+"""A content store for tests of differs: plain files, and labels for as long as the object lives."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from plugin_sdk import content, content_store, errors, identifiers
+
+
+class Store(content_store.Store):
+    def __init__(self, root: Path) -> None:
+        self._blobs = root / "blobs"
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        self._labels: dict[str, tuple[dict[str, str], int]] = {}  # and when they were changed
+        super().__init__(root)
+
+    def _info(self, digest: str) -> content.Info:
+        found = (self._blobs / digest).stat()
+        labels, changed = self._labels.get(digest, ({}, found.st_mtime_ns))
+        return content.Info(digest, found.st_size, found.st_mtime_ns, changed, labels)
+
+    def _digests(self) -> Iterable[str]:
+        return os.listdir(self._blobs)
+
+    def _open(self, digest: str) -> content.Reader:
+        return Reader(os.open(self._blobs / digest, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _remove(self, digest: str) -> None:
+        (self._blobs / digest).unlink()
+        self._labels.pop(digest, None)
+
+    def _keep(self, digest: str, staged: Path) -> None:
+        staged.rename(self._blobs / digest)
+
+    def _label(self, digest: str, labels: Mapping[str, str]) -> None:
+        identifiers.validate_labels(labels)
+        self._labels[digest] = {key: value for key, value in labels.items() if value}, time.time_ns()
+
+    def update(self, info: content.Info, fieldpaths: Sequence[str] = ()) -> content.Info:
+        labels = dict(self.info(info.digest).labels) if fieldpaths else dict(info.labels)
+        for path in fieldpaths:
+            name, _, key = path.partition(".")
+            if name != "labels":
+                raise errors.InvalidArgument(f'cannot update "{path}" of content {info.digest}')
+            labels = {**labels, key: info.labels.get(key, "")} if key else dict(info.labels)
+        self._label(info.digest, labels)
+        return self.info(info.digest)
+
+
+class Reader(content_store.Reader):
+    def __init__(self, fd: int) -> None:
+        super().__init__(os.fstat(fd).st_size)
+        self._fd = fd
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    def _close(self) -> None:
+        os.close(self._fd)
