@@ -63,12 +63,15 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """``peer`` is None where it cannot be told; ``instance`` is what the handshake says, if there is one."""
+    """``peer`` is None where it cannot be told; ``said`` is the handshake, if there is one."""
 
     channel: transport.Channel
     peer: Peer | None
-    instance: str
-    facts: Facts
+    said: handshake.Description | None
+
+    @property
+    def instance(self) -> str:
+        return self.said.instance if self.said is not None else ""
 
 
 def connect(spec: Spec) -> Link:
@@ -82,7 +85,7 @@ def connect(spec: Spec) -> Link:
         said = describe(channel, spec.name, _TIMEOUT)
         if said is not None:
             _check_described(spec, said)
-        return Link(channel, peer, said.instance if said else "", facts(spec, said))
+        return Link(channel, peer, said)
     except BaseException:
         channel.close()
         raise

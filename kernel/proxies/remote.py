@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from kernel.proxies.calls import Calls
 from kernel.proxies.links import Facts, Link, Peer, Refused
 from kernel.proxies.program import Program
 from kernel.proxies.tables import Spec
-from plugin_sdk import daemon, errors, plugin
+from plugin_sdk import daemon, errors, handshake, plugin
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import content as wire_content
 from plugin_sdk.wire import diff as wire_diff
@@ -106,6 +106,7 @@ class Remote:
         self._changed = threading.Condition()
         self._status = Status(State.STARTING, time.time_ns())
         self._link: Link | None = None
+        self._said: handshake.Description | None = None
         self._facts = links.facts(spec, None)
         self._breaker = Breaker()
         self._delays = Delays() if spec.table.command else Delays(0.1, _RETRY_LONGEST)
@@ -224,9 +225,7 @@ class Remote:
         """Takes what has changed in the table and needs no new connection."""
         assert self._spec.connects_like(spec)
         self._spec = spec
-        link = self._link
-        said = link.facts if link is not None else None
-        self._facts = replace(links.facts(spec, None), version=said.version) if said else links.facts(spec, None)
+        self._facts = links.facts(spec, self._said)
         self._woken.set()
 
     def close(self) -> None:
@@ -296,7 +295,7 @@ class Remote:
             if self._closing:
                 link.channel.close()
                 return
-            self._link, self._facts = link, link.facts
+            self._link, self._said, self._facts = link, link.said, links.facts(self._spec, link.said)
         try:
             self._became_ready(self._has_restarted(link))
             while not self._closing:
