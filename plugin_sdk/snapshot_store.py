@@ -98,6 +98,8 @@ class Snapshot:
 
 _NOTHING = Usage(0, 0)
 _RESERVE = 1 << 20  # bytes
+_PRIMARY = 0xFF  # of a code of SQLite, https://sqlite.org/rescode.html
+_NO_ROOM = sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR
 _PATIENCE = 1.0  # seconds to wait at the end for a directory that is being destroyed
 
 Make = Callable[[Path, Kind, Sequence[int]], None]
@@ -128,8 +130,7 @@ class Store:
         self._reserve = root / "snapshots.db-reserve"
         self._keep_reserve()
         with self._explained():
-            self._db = sqlite3.connect(root / "snapshots.db", isolation_level=None, check_same_thread=False)
-            self._db.executescript(f"{_SETTINGS}{_SCHEMA}")
+            self._db = self._connect()
             (self._last,) = self._db.execute(_LAST).fetchone()
 
     def recover(self) -> None:
@@ -221,8 +222,7 @@ class Store:
         try:
             number = self._forget(key)
         except errors.ResourceExhausted:
-            self._reserve.unlink(missing_ok=True)
-            sync_file_system(self._root)
+            self._spend_reserve()
             number = self._forget(key)
         self._destroy_quietly(self.path(number) if self._atomic else self._retire(self.path(number)))
         self._keep_reserve()
@@ -241,6 +241,15 @@ class Store:
             self._retire_unknown(cursor, ())
         self._destroy_retired()
 
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return _connect(self._root / "snapshots.db")
+        except sqlite3.OperationalError as err:
+            if err.sqlite_errorcode & _PRIMARY not in _NO_ROOM:
+                raise
+            self._spend_reserve()
+            return _connect(self._root / "snapshots.db")
+
     def _forget(self, key: str) -> int:
         with self._transaction() as cursor:
             number, _ = _find(cursor, key)
@@ -250,7 +259,7 @@ class Store:
         return number
 
     def _keep_reserve(self) -> None:
-        """On a full disk nothing could be removed, for that is written down as well; so this room is held for it."""
+        """On a full disk nothing could be opened or removed, for both are written down; so this room is held for it."""
         with contextlib.suppress(OSError):
             fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -259,13 +268,17 @@ class Store:
             finally:
                 os.close(fd)
 
+    def _spend_reserve(self) -> None:
+        self._reserve.unlink(missing_ok=True)
+        sync_file_system(self._root)
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as err:
             text = f"the records of the snapshots in {self._root} cannot be written: {err}"
-            if err.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            if err.sqlite_errorcode & _PRIMARY == sqlite3.SQLITE_FULL:
                 raise errors.ResourceExhausted(text) from err
             raise errors.FailedPrecondition(text) from err
 
@@ -435,6 +448,16 @@ class Snapshotter(abc.ABC):
 
     def _measure(self, snapshot: Snapshot) -> Usage:
         return Usage(*trees.usage(self._tree(self.store.path(snapshot.id))))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    made = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        made.executescript(f"{_SETTINGS}{_SCHEMA}")
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _own(root: Path) -> int:
