@@ -21,7 +21,6 @@ are one run of pytest within this process.
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from typing import Any
 
 import pytest
 
+from plugin_sdk import errors
 from plugin_sdk.conformance import sentences
 
 
@@ -46,7 +46,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Results:
-    """By mutant and by check: the failure's last line, empty where it passed. ``""`` is the sound implementation."""
+    """By mutant and by check: the failure, empty where it passed. ``SOUND`` stands for the sound implementation."""
 
     failures: dict[str, dict[str, str]]
 
@@ -60,6 +60,9 @@ class Results:
 
 
 SOUND = ""
+
+NOTICED = AssertionError, pytest.fail.Exception, errors.Error, TimeoutError
+"""What a check raises that notices something; any other exception is a fault of the mutant itself."""
 
 
 def run(file: str, mutants: Sequence[Mutant], make: Callable[..., Any]) -> Results:
@@ -87,17 +90,19 @@ class _Plugin:
         items[:] = [item for item in items if self._mutant(item) is not None]
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Any:
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
         report = yield
         mutant = self._mutant(item)
-        if mutant is not None and (report.when == "call" or report.failed):
-            check = item.nodeid.rpartition("::")[2].replace(f"-{mutant.name}", "").replace(f"{mutant.name}-", "")
-            self.failures[mutant.name].setdefault(check, "")
-            if report.failed:
-                self.failures[mutant.name][check] = str(report.longrepr).splitlines()[-1]
+        if mutant is not None and (report.when == "call" or (report.failed and mutant.name == SOUND)):
+            failures, check = self.failures[mutant.name], item.originalname  # type: ignore[attr-defined]
+            failures.setdefault(check, "")
+            if call.excinfo is not None and (mutant.name == SOUND or call.excinfo.errisinstance(NOTICED)):
+                failures[check] = f"{item.name}: {call.excinfo.exconly()}"
         return report
 
     @staticmethod
     def _mutant(item: pytest.Item) -> Mutant | None:
-        found = getattr(item, "callspec", None) and item.callspec.params.get("mutant")  # type: ignore[attr-defined]
+        if item.cls is None or not hasattr(item, "callspec"):  # type: ignore[attr-defined]
+            return None  # a test of the results
+        found = item.callspec.params.get("mutant")  # a mark of pytest's, where none was to choose
         return found if isinstance(found, Mutant) else None

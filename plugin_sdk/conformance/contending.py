@@ -43,10 +43,10 @@ class ContendSuite(Rig):
 
     @holds("At most one writer is open for a ref at a time.", THREADS)
     def test_of_those_who_want_one_ref_each_gets_its_turn(self, shelf: Shelf) -> None:
-        inside = threading.Semaphore(1)
+        inside, stop = threading.Semaphore(1), threading.Event()
 
         def append(letter: bytes) -> None:
-            while True:
+            while not stop.is_set():
                 try:
                     with shelf.writer(shelf.ref()) as writer:
                         assert inside.acquire(blocking=False), "two writers of one ref"
@@ -58,7 +58,7 @@ class ContendSuite(Rig):
                 except errors.Unavailable:
                     time.sleep(0.001)
 
-        together(*[lambda letter=letter: append(letter.encode()) for letter in "abcdef"])
+        together(*[lambda letter=letter: append(letter.encode()) for letter in "abcdef"], stop=stop)
         with shelf.writer(shelf.ref()) as writer:
             data = shelf.get(writer.commit())
         assert sorted(data[start : start + 1000] for start in range(0, 6000, 1000)) == [
@@ -103,18 +103,19 @@ class ContendSuite(Rig):
 
     @holds("An open reader of it reads on or raises NotFound.", "Its bytes never change.")
     def test_readers_of_a_blob_that_is_deleted_see_its_bytes_or_nothing(self, shelf: Shelf) -> None:
-        data = shelf.data(300_000)
+        data, stop = shelf.data(300_000), threading.Event()
 
         def read() -> int:
             count = 0
-            while True:
+            while not stop.is_set():
                 try:
                     with shelf.reader(digest_of(data)) as reader:
                         assert reader.read_at(0, 300_000) == data
                         assert reader.read_at(299_000, 5000) == data[299_000:]
                     count += 1
                 except errors.NotFound:
-                    return count
+                    break
+            return count
 
         def delete() -> int:
             time.sleep(0.02)
@@ -123,7 +124,7 @@ class ContendSuite(Rig):
 
         for _ in range(3):
             shelf.put(data)
-            together(read, read, read, delete)
+            together(read, read, read, delete, stop=stop)
             assert digest_of(data) not in shelf.digests()
 
     @holds("Blobs that come or go while it walks may be among them or not.", THREADS)
@@ -152,8 +153,10 @@ class ContendSuite(Rig):
 
     @holds("An open writer of it fails from then on.", "Removes the ingest, and the ref is free at once.")
     def test_abort_in_the_midst_of_writing_ends_that_writer(self, shelf: Shelf) -> None:
+        stop = threading.Event()
+
         def write(writer: content.Writer) -> None:
-            while True:
+            while not stop.is_set():
                 try:
                     writer.write(bytes(10_000))
                     writer.status()
@@ -167,7 +170,7 @@ class ContendSuite(Rig):
                 assert successor.status().offset == 0
 
         old = shelf.writer(shelf.ref())
-        together(lambda: write(old), abort)
+        together(lambda: write(old), abort, stop=stop)
         old.close()
         assert shelf.status(shelf.ref()).offset == 0
 

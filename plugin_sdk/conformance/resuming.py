@@ -23,9 +23,12 @@ import pytest
 
 from plugin_sdk import content, errors
 from plugin_sdk.conformance.sentences import holds
-from plugin_sdk.conformance.shelf import PATIENCE, Rig, Shelf, digest_of
+from plugin_sdk.conformance.shelf import Rig, Shelf, digest_of
 
 _ENDED, _FAILED = 77, 1
+
+NOTICE = 10.0
+"""Seconds within which a ref is free after its program has ended."""
 
 End = Callable[[], None]
 """Ends the program there and then, from any thread."""
@@ -165,7 +168,7 @@ class ResumeSuite(Rig):
     @holds(
         "When a program ends within ``commit``, there is the ingest or the blob.", "A blob appears whole or not at all."
     )
-    @pytest.mark.parametrize("milliseconds", [0, 0.3, 1, 3])
+    @pytest.mark.parametrize("milliseconds", [0, 1, 3, 10])
     def test_after_a_crash_in_a_commit_there_is_the_ingest_or_the_blob(
         self, shelf: Shelf, crash: Crash | None, milliseconds: float
     ) -> None:
@@ -223,7 +226,7 @@ def _go_on(store: content.Store, ref: str, data: bytes, offsets: range) -> None:
 
 def _free(store: content.Store, ref: str, data: bytes) -> content.Writer:
     """The far end of a socket may need a moment to see that a program has ended."""
-    end = time.monotonic() + PATIENCE / 4
+    end = time.monotonic() + NOTICE
     while True:
         try:
             return store.writer(ref, len(data), digest_of(data))

@@ -49,8 +49,10 @@ def refs(store: content.Store, *filters: str) -> list[str]:
     return sorted(status.ref for status in store.list_statuses(filters))
 
 
-def together(*works: Callable[[], T]) -> list[T]:
-    """Begins all at once, each in a thread, and answers what they return; raises what one of them raises."""
+def together(*works: Callable[[], T], stop: threading.Event | None = None) -> list[T]:
+    """Begins all at once, each in a thread, and answers what they return; raises what one of them raises.
+
+    ``stop`` is set when one raises, for those that would go on without an end."""
     begin = threading.Barrier(len(works))
     futures: list[Future[T]] = [Future() for _ in works]
 
@@ -60,6 +62,8 @@ def together(*works: Callable[[], T]) -> list[T]:
             future.set_result(work())
         except BaseException as err:  # noqa: BLE001 - raised where the result is asked for
             future.set_exception(err)
+            if stop is not None:
+                stop.set()
 
     for work, future in zip(works, futures, strict=True):
         threading.Thread(target=run, args=(work, future), daemon=True).start()
