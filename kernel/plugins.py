@@ -309,6 +309,11 @@ class Registry:
             registrations = [slot.registration for slot in self._slots.values() if slot.made is not None]
         return [registration.id for registration in registrations if registration.kind == kind]
 
+    def is_remote(self, kind: str, id: str) -> bool:
+        """Whether it is in a process of its own, so that others may use it too."""
+        slot = self._slots.get(f"{kind}.{id}")
+        return slot is not None and slot.remote is not None
+
     def source(self, name: str) -> str:
         """Where the plugin ``kind.id`` comes from; empty when there is none."""
         slot = self._slots.get(name)

@@ -19,6 +19,7 @@ class FixedRegistry:
             self.made[plugin.CONTENT, "content"] = content
         self.calls: list[tuple[str, str, Scope]] = []
         self.inflight = 0
+        self.remote = False
 
     @contextmanager
     def use(self, kind: str, id: str, scope: Scope) -> Iterator[object]:
@@ -31,6 +32,9 @@ class FixedRegistry:
             yield self.made[kind, id]
         finally:
             self.inflight -= 1
+
+    def is_remote(self, kind: str, id: str) -> bool:
+        return self.remote
 
     def ids(self, kind: str) -> list[str]:
         return [id for other, id in self.made if other == kind]

@@ -25,6 +25,10 @@ class Registry(Protocol):
 
     def ids(self, kind: str) -> list[str]: ...
 
+    def is_remote(self, kind: str, id: str) -> bool:
+        """Whether the plugin is in a process of its own, so that others may use it too."""
+        ...
+
 
 class _Guarded:
     """A plugin's object whose methods refuse to be called while this thread has a transaction open."""

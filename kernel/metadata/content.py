@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any, NoReturn, TypeVar
 
-from kernel.metadata import content_rows, fields, graves, settling
+from kernel.metadata import content_rows, fields, graves, homes, settling
 from kernel.metadata.backends import OUTCOME_UNKNOWN, UNCLEAR, Backends, named, unbounded
 from kernel.metadata.database import Transaction, forbid_transaction
 from plugin_sdk import content, errors, identifiers, plugin
@@ -34,7 +34,13 @@ class Content:
     # --- blobs
 
     def info(self, digest: str) -> Info:
-        return content_rows.info(self._row(digest))
+        with self._database.read() as cursor:
+            row = cursor.execute(
+                "SELECT * FROM blobs WHERE namespace = ? AND digest = ?", (self._namespace, digest)
+            ).fetchone()
+        if row is None:
+            raise content_rows.no_blob(digest)
+        return content_rows.info(row)
 
     def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
         return self._database.write(lambda tx: content_rows.update(tx, self._namespace, info, list(fieldpaths)))
@@ -54,7 +60,8 @@ class Content:
         self._kick()
 
     def reader(self, digest: str) -> Reader:
-        return Reader(self._backends, self._scope, digest, self._row(digest)["home"])
+        self.info(digest)
+        return Reader(self._backends, self._scope, digest)
 
     # --- ingests
 
@@ -98,15 +105,6 @@ class Content:
         self._database.write(lambda tx: content_rows.abort(tx, store, self._namespace, ref))
         self._kick()
 
-    def _row(self, digest: str) -> sqlite3.Row:
-        with self._database.read() as cursor:
-            row: sqlite3.Row | None = cursor.execute(
-                "SELECT * FROM blobs WHERE namespace = ? AND digest = ?", (self._namespace, digest)
-            ).fetchone()
-        if row is None:
-            raise content_rows.no_blob(digest)
-        return row
-
     def _use(self, scope: Scope) -> Any:
         return self._backends.use(plugin.CONTENT, self._backends.content_id(), scope)
 
@@ -117,10 +115,11 @@ class Content:
 class Reader:
     """Implements ``plugin_sdk.content.Reader``; counts as a call in flight until it is closed."""
 
-    def __init__(self, backends: Backends, scope: Scope, digest: str, home: str) -> None:
+    def __init__(self, backends: Backends, scope: Scope, digest: str) -> None:
         self._scope = scope
+        there = _at_home(backends, scope, digest)
         with ExitStack() as stack:
-            made = stack.enter_context(backends.use(plugin.CONTENT, backends.content_id(), _at(scope, home)))
+            made = stack.enter_context(backends.use(plugin.CONTENT, backends.content_id(), there))
             self._reader: content.Reader = stack.enter_context(made.reader(digest))
             self._stack = stack.pop_all()
 
@@ -160,6 +159,7 @@ class Writer:
         self._ref: str = row["ref"]
         self._store = store
         self._shared = bool(row["shared"])
+        self._made_by = ""
         self._adopted = False  # the plugin has the bytes, and no other namespace need have them
         self._open = True
         self._unsettled = False
@@ -207,6 +207,7 @@ class Writer:
     def commit(self, size: int = 0, expected: str = "", labels: Mapping[str, str] | None = None) -> str:
         self._require_open()
         kept = fields.checked(labels)
+        self._made_by = kept.pop(fields.MADE, "")
         if expected:
             identifiers.validate_digest(expected)
         digest = expected or self.digest()
@@ -241,8 +242,11 @@ class Writer:
         self._unsettled = True
         forbid_transaction("a commit of content")
         try:
-            with self._named(), suppress(errors.AlreadyExists):  # the bytes are there, and that is what counts
+            with self._named():
                 self._writer.commit(size, digest)
+        except errors.AlreadyExists:  # the bytes are there, and that is what counts
+            ours = not self._backends.registry.is_remote(plugin.CONTENT, self._store)
+            self._outcome(lambda tx: content_rows.finish_commit(tx, *_key(row), ours=ours))
         except OUTCOME_UNKNOWN as err:
             raise errors.Unavailable(f'ref "{self._ref}": the commit was not answered: {err.message}') from err
         except UNCLEAR:
@@ -288,12 +292,17 @@ class Writer:
             raise errors.FailedPrecondition(f"unexpected commit size {total}, expected {size}")
         if digest != wanted:
             raise errors.FailedPrecondition(f"unexpected commit digest {wanted}, expected {digest}")
+        ours = False
         if self._adopted:
-            found = self._made.info(digest)
-            labels = {**found.labels, **labels}
+            found = dict(self._made.info(digest).labels)
+            made_by = found.pop(fields.MADE, "")
+            ours = not self._backends.registry.is_remote(plugin.CONTENT, self._store) or made_by == self._made_by != ""
+            labels = {**found, **labels}
         error = self._write(
             digest,
-            lambda tx: content_rows.commit_shared(tx, self._scope, self._store, self._row, labels, self._adopted),
+            lambda tx: content_rows.commit_shared(
+                tx, self._scope, self._store, self._row, labels, there=self._adopted, ours=ours
+            ),
         )
         self._unsettled = self._adopted  # its own ingest's grave
         if error is not None:
@@ -340,13 +349,8 @@ class Writer:
 
     def _copy(self, size: int) -> None:
         digest = self._row["expected"]
-        with self._backends.database.read() as cursor:
-            row = cursor.execute("SELECT home FROM blobs WHERE digest = ?", (digest,)).fetchone()
-        home = row["home"] if row is not None else self._row["namespace"]
-        with (
-            self._backends.use(plugin.CONTENT, self._store, _at(unbounded(self._scope), home)) as made,
-            made.reader(digest) as reader,
-        ):
+        there = _at_home(self._backends, unbounded(self._scope), digest)
+        with self._backends.use(plugin.CONTENT, self._store, there) as made, made.reader(digest) as reader:
             for offset in range(0, size, _CHUNK):
                 self._writer.write(reader.read_at(offset, min(_CHUNK, size - offset)))
 
@@ -358,9 +362,11 @@ class Writer:
             raise errors.FailedPrecondition(f'the writer of ref "{self._ref}" is closed')
 
 
-def _at(scope: Scope, namespace: str) -> Scope:
-    """The same caller, where the plugin has a blob."""
-    return scope if namespace == scope.namespace else Scope(namespace, None, scope.deadline, scope.begun)
+def _at_home(backends: Backends, scope: Scope, digest: str) -> Scope:
+    """The same caller, where the plugin has the blob."""
+    with backends.database.read() as cursor:
+        home = homes.find(cursor, digest, scope.namespace)
+    return scope if home == scope.namespace else Scope(home, None, scope.deadline, scope.begun)
 
 
 def _key(row: sqlite3.Row) -> tuple[str, str, str]:

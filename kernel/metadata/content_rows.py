@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-from kernel.metadata import edges, fields, graves
+from kernel.metadata import edges, fields, graves, homes
 from kernel.metadata.database import Transaction
 from kernel.metadata.namespaces import ensure
 from plugin_sdk import content, errors
@@ -106,7 +106,7 @@ def begin_commit(
         _bury_ingest(tx, store, row)
         return _exists(digest)
     edges.require_lease(tx, scope)
-    taken_back = graves.take_back(tx, graves.CONTENT, store, digest)
+    taken_back = _take_back(tx, store, digest)
     tx.execute(
         "UPDATE ingests SET state = ?, digest = ?, size = ?, labels = ?, lease = ?, taken_back = ? "
         "WHERE namespace = ? AND ref = ?",
@@ -115,11 +115,13 @@ def begin_commit(
     return find_ingest(tx, *_key(row)) or no_ingest(row["ref"])
 
 
-def finish_commit(tx: Transaction, namespace: str, ref: str, backend: str) -> None:
+def finish_commit(tx: Transaction, namespace: str, ref: str, backend: str, *, ours: bool = True) -> None:
+    """``ours`` False: the plugin had the bytes before we asked it to keep them."""
     row = find_ingest(tx, namespace, ref)
     if row is None or row["backend"] != backend or row["state"] != COMMITTING:
         raise no_ingest(ref)
-    _insert_blob(tx, namespace, namespace, row["digest"], row["size"], fields.load(row["labels"]), row["lease"])
+    homes.add(tx, row["digest"], namespace, ours=ours)
+    _insert_blob(tx, namespace, row["digest"], row["size"], fields.load(row["labels"]), row["lease"])
     _forget_ingest(tx, row)
 
 
@@ -134,25 +136,34 @@ def reopen(tx: Transaction, store: str, namespace: str, ref: str, backend: str) 
         (OPEN, namespace, ref),
     )
     if row["taken_back"]:
-        _bury_unnamed(tx, store, namespace, row["digest"])
+        _bury_unnamed(tx, store, row["digest"])
 
 
 def commit_shared(
-    tx: Transaction, scope: Scope, store: str, ingest: sqlite3.Row, labels: Mapping[str, str], there: bool
+    tx: Transaction,
+    scope: Scope,
+    store: str,
+    ingest: sqlite3.Row,
+    labels: Mapping[str, str],
+    *,
+    there: bool = False,
+    ours: bool = False,
 ) -> errors.Error | None:
     """Makes a blob of another namespace, or one that the plugin has, visible in this one. ``there``: the plugin has
-    just said that it has it. The caller holds the digest's claim. Raises graves.Begun."""
+    just said that it has it, ``ours``: by our order. The caller holds the digest's claim. Raises graves.Begun."""
     row = _same(tx, ingest)
     digest = row["expected"]
     _bury_ingest(tx, store, row)
     if find_blob(tx, scope.namespace, digest) is not None:
         edges.lease(tx, scope, edges.node("content", digest))
         return _exists(digest)
-    home = find_home(tx, digest) or graves.namespace(tx, graves.CONTENT, store, digest)
-    if _shared_size(tx, digest) is None and not graves.take_back(tx, graves.CONTENT, store, digest) and not there:
+    taken_back = _take_back(tx, store, digest)
+    if _shared_size(tx, digest) is None and not taken_back and not there:
         raise errors.FailedPrecondition(f"content {digest} has gone from the namespace that had it: write it again")
     edges.require_lease(tx, scope)
-    _insert_blob(tx, scope.namespace, home or scope.namespace, digest, row["total"], labels, scope.lease or "")
+    if there:
+        homes.add(tx, digest, scope.namespace, ours=ours)
+    _insert_blob(tx, scope.namespace, digest, row["total"], labels, scope.lease or "")
     return None
 
 
@@ -175,14 +186,13 @@ def update(tx: Transaction, namespace: str, given: content.Info, fieldpaths: lis
 
 
 def delete(tx: Transaction, store: str, namespace: str, digest: str) -> None:
-    row = find_blob(tx, namespace, digest)
-    if row is None:
+    if find_blob(tx, namespace, digest) is None:
         raise no_blob(digest)
     tx.execute("DELETE FROM blobs WHERE namespace = ? AND digest = ?", (namespace, digest))
     node = edges.node("content", digest)
     edges.forget(tx, namespace, node)
     edges.release(tx, namespace, node)
-    _bury_unnamed(tx, store, row["home"], digest)
+    _bury_unnamed(tx, store, digest)
     tx.announce(namespace, "/content/delete", content_pb2.ContentDelete(digest=digest))
 
 
@@ -219,17 +229,20 @@ def _shared_size(tx: Transaction, digest: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def find_home(tx: Transaction, digest: str) -> str:
-    """The namespace under which the plugin has a blob; empty when no namespace has it."""
-    row = tx.one("SELECT home FROM blobs WHERE digest = ? LIMIT 1", (digest,))
-    return "" if row is None else str(row[0])
+def _take_back(tx: Transaction, store: str, digest: str) -> bool:
+    """True when the bytes were in a grave. Raises graves.Begun."""
+    taken = graves.take_back(tx, graves.CONTENT, store, digest)
+    for namespace in taken:
+        homes.add(tx, digest, namespace, ours=True)
+    return bool(taken)
 
 
-def _bury_unnamed(tx: Transaction, store: str, namespace: str, digest: str) -> None:
-    """A grave for the bytes, unless a blob or a commit of any namespace names them."""
+def _bury_unnamed(tx: Transaction, store: str, digest: str) -> None:
+    """A grave for the bytes in each of their homes, unless a blob or a commit of any namespace names them."""
     committing = tx.one("SELECT 1 FROM ingests WHERE digest = ? AND state = 'committing'", (digest,))
     if _shared_size(tx, digest) is None and committing is None:
-        graves.dig(tx, graves.CONTENT, store, namespace, digest)
+        for namespace in homes.clear(tx, digest):
+            graves.dig(tx, graves.CONTENT, store, namespace, digest)
 
 
 def _insert_ingest(
@@ -280,14 +293,13 @@ def _forget_ingest(tx: Transaction, row: sqlite3.Row) -> None:
 
 
 def _insert_blob(
-    tx: Transaction, namespace: str, home: str, digest: str, size: int, labels: Mapping[str, str], lease: str
+    tx: Transaction, namespace: str, digest: str, size: int, labels: Mapping[str, str], lease: str
 ) -> None:
     node = edges.node("content", digest)
     if find_blob(tx, namespace, digest) is None:
         tx.execute(
-            "INSERT INTO blobs (namespace, home, digest, size, labels, created_at, updated_at, born) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (namespace, home, digest, size, fields.dump(labels), tx.now, tx.now, tx.number),
+            "INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (namespace, digest, size, fields.dump(labels), tx.now, tx.now, tx.number),
         )
         edges.replace(tx, namespace, node, edges.of_labels(node, labels))
         tx.announce(namespace, "/content/create", content_pb2.ContentCreate(digest=digest, size=size))

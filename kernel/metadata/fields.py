@@ -15,6 +15,9 @@ from plugin_sdk import errors, identifiers
 
 V = TypeVar("V")
 
+MADE = "corten.io/made"
+"""A label by which a blob is known that a plugin has made by our order; not kept with the others."""
+
 
 def dump(labels: Mapping[str, str]) -> str:
     return orjson.dumps(dict(labels)).decode() if labels else "{}"

@@ -33,44 +33,38 @@ def dig(tx: Transaction, type: str, id: str, namespace: str, backend: str, *, un
     )
 
 
-def namespace(tx: Transaction, type: str, id: str, backend: str) -> str:
-    """For which the plugin is asked to remove this; empty when there is no grave."""
-    row = tx.one("SELECT namespace FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend))
-    return "" if row is None else str(row[0])
-
-
 class Begun(Exception):
     """The removal has begun: it must end first."""
 
 
-def take_back(tx: Transaction, type: str, id: str, backend: str) -> bool:
-    """True when there was a grave. The caller holds the claim. Raises Begun."""
-    key = (type, id, backend)
-    row = tx.one("SELECT tries FROM graves WHERE type = ? AND plugin = ? AND backend = ?", key)
-    if row is None:
-        return False
-    if row[0]:
+def take_back(tx: Transaction, type: str, id: str, backend: str) -> list[str]:
+    """The namespaces that had a grave for it; none when there was none. The caller holds the claim. Raises Begun."""
+    where, key = "WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend)
+    rows = tx.execute(f"SELECT namespace, tries FROM graves {where}", key).fetchall()
+    if any(tries for _, tries in rows):
         raise Begun(backend)
-    tx.execute("DELETE FROM graves WHERE type = ? AND plugin = ? AND backend = ?", key)
-    return True
+    tx.execute(f"DELETE FROM graves {where}", key)
+    return [namespace for namespace, _ in rows]
 
 
 def attempt_all(backends: Backends, kind: str, id: str) -> int:
     """Tries once to remove what is in each grave of a plugin, the oldest first, and answers how many are left."""
     with backends.database.read() as cursor:
         rows = cursor.execute("SELECT * FROM graves WHERE plugin = ? ORDER BY id", (id,)).fetchall()
-    rows = [row for row in rows if _KIND[row["type"]] == kind]
-    return sum(not _attempt_claimed(backends, row) for row in rows)
+    buried = dict.fromkeys((row["type"], row["backend"]) for row in rows if _KIND[row["type"]] == kind)
+    return sum(not _attempt_claimed(backends, type, id, backend) for type, backend in buried)
 
 
 def attempt(backends: Backends, type: str, id: str, backend: str) -> bool:
-    """Tries once to remove what is in this grave; True when it is closed. The caller holds the claim."""
+    """Tries once to remove what is in the graves of this; True when they are closed. The caller holds the claim."""
     with backends.database.read() as cursor:
-        row = cursor.execute(
+        rows = cursor.execute(
             "SELECT * FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend)
-        ).fetchone()
-    if row is None:
-        return True
+        ).fetchall()
+    return sum(not _close(backends, row) for row in rows) == 0
+
+
+def _close(backends: Backends, row: sqlite3.Row) -> bool:
     error = _remove(backends, row)
     backends.database.write(lambda tx: _record(tx, row["id"], error))
     return error is None
@@ -83,8 +77,7 @@ def settle_uncertain(tx: Transaction, kind: str, id: str) -> None:
         tx.execute("UPDATE graves SET uncertain = 0 WHERE plugin = ? AND type = ? AND uncertain", (id, type))
 
 
-def _attempt_claimed(backends: Backends, row: sqlite3.Row) -> bool:
-    type, id, backend = row["type"], row["plugin"], row["backend"]
+def _attempt_claimed(backends: Backends, type: str, id: str, backend: str) -> bool:
     name = claim(type, id, backend)
     if not backends.claims.take(name):
         return False

@@ -5,7 +5,7 @@
     namespaces 1───* images      name → descriptor            graves   what a plugin still has to remove
                1───* containers  what to run                  seq      one row: the last number given out
                1───* leases      what holds other objects     meta     name → value
-               1───* blobs       digests visible here
+               1───* blobs       digests visible here        homes    where the plugin has a digest
                1───* ingests     writes in progress
                1───* snapshots   of one snapshotter each
                1───* edges       owner: source → target
@@ -25,8 +25,7 @@ object. ``cause`` is ``record`` (a column of the owner's row), ``label``, or ``l
 **States.** snapshots: ``creating`` → ``ready``; a name being committed is ``committing``, and so is its key, which the
 name's row has in ``source``. ``unpushed`` labels are not yet known to the plugin. ingests: ``open`` → ``committing``;
 while ``shared`` (1), a blob of another namespace stands for the bytes; while adopted (2), one that the plugin has and
-no row names. blobs have no state: a row is ready; ``home`` is the namespace under which the plugin has the bytes, for
-a plugin that tells namespaces apart.
+no row names. blobs have no state: a row is ready. ``homes.py`` explains where the plugin has their bytes.
 A commit that has ``taken_back`` the digest's grave digs it again when it is refused.
 tasks: ``creating`` → ``created`` → ``started``; each has an ``incarnation``, so that exits are recorded once.
 ``uncertain`` graves: the call that made the object may still take effect, so its absence does not end the grave.
@@ -71,11 +70,15 @@ CREATE TABLE leases (
 ) WITHOUT ROWID;
 
 CREATE TABLE blobs (
-    namespace TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, home TEXT NOT NULL,
+    namespace TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
     labels TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, born INTEGER NOT NULL,
     PRIMARY KEY (namespace, digest)
 ) WITHOUT ROWID;
 CREATE INDEX blobs_digest ON blobs (digest);
+
+CREATE TABLE homes (
+    digest TEXT NOT NULL, namespace TEXT NOT NULL, ours INTEGER NOT NULL, PRIMARY KEY (digest, namespace)
+) WITHOUT ROWID;
 
 CREATE TABLE ingests (
     namespace TEXT NOT NULL, ref TEXT NOT NULL, state TEXT NOT NULL, backend TEXT NOT NULL,
@@ -103,7 +106,7 @@ CREATE TABLE graves (
     id INTEGER PRIMARY KEY, type TEXT NOT NULL, plugin TEXT NOT NULL, namespace TEXT NOT NULL, backend TEXT NOT NULL,
     uncertain INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
     born INTEGER NOT NULL,
-    UNIQUE (type, plugin, backend)
+    UNIQUE (type, plugin, backend, namespace)
 );
 
 CREATE TABLE edges (
@@ -129,6 +132,20 @@ CREATE TABLE exits (
 """
 
 UPGRADES = {
-    1: "ALTER TABLE blobs ADD COLUMN home TEXT NOT NULL DEFAULT ''; UPDATE blobs SET home = namespace;",
+    1: """
+CREATE TABLE homes (
+    digest TEXT NOT NULL, namespace TEXT NOT NULL, ours INTEGER NOT NULL, PRIMARY KEY (digest, namespace)
+) WITHOUT ROWID;
+INSERT INTO homes SELECT digest, namespace, 1 FROM blobs;
+ALTER TABLE graves RENAME TO old_graves;
+CREATE TABLE graves (
+    id INTEGER PRIMARY KEY, type TEXT NOT NULL, plugin TEXT NOT NULL, namespace TEXT NOT NULL, backend TEXT NOT NULL,
+    uncertain INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
+    born INTEGER NOT NULL,
+    UNIQUE (type, plugin, backend, namespace)
+);
+INSERT INTO graves SELECT * FROM old_graves;
+DROP TABLE old_graves;
+""",
 }
 """What makes of a version the next one."""

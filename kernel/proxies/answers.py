@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from kernel.metadata import fields
 from plugin_sdk import content as contents
 from plugin_sdk import diff, errors, identifiers, snapshots
 from plugin_sdk.mounts import Mount
@@ -263,7 +265,7 @@ class Reader(contents.Reader):
 
 class Differ(diff.Differ):
     """The program has its own way to the blobs, and knows no lease: what it has written is opened here once more, which
-    makes it the caller's."""
+    makes it the caller's. A label tells whether it was there before."""
 
     def __init__(self, inner: diff.Differ, name: str) -> None:
         self._inner = inner
@@ -292,6 +294,7 @@ class Differ(diff.Differ):
         labels: Mapping[str, str] | None = None,
         source_date_epoch: int | None = None,
     ) -> Descriptor:
+        made = {fields.MADE: secrets.token_hex(8)}
         with readable(self._name):
             layer = self._inner.compare(
                 lower,
@@ -299,12 +302,12 @@ class Differ(diff.Differ):
                 content,
                 media_type=media_type,
                 ref=ref,
-                labels=labels,
+                labels={**(labels or {}), **made},
                 source_date_epoch=source_date_epoch,
             )
         self._checked(layer)
         with suppress(errors.AlreadyExists), content.writer(f"diff {layer.digest}", layer.size, layer.digest) as writer:
-            writer.commit(layer.size, layer.digest)
+            writer.commit(layer.size, layer.digest, made)
         return layer
 
     def _checked(self, layer: Descriptor) -> Descriptor:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel.metadata import graves, schema
+from kernel.metadata import fields, graves, schema
 from kernel.metadata.database import Database
 from kernel.metadata.store import Metadata, View
-from plugin_sdk import errors, plugin
+from plugin_sdk import content, errors, plugin
 from plugin_sdk.scope import Scope
 from tests import scripted
 from tests.registries import FixedRegistry
@@ -84,6 +84,59 @@ def test_a_shared_blob_is_removed_where_the_plugin_has_it_with_its_last_name(
     two.content.delete(DIGEST)
     assert settle(metadata) == 0
     assert registry.stores["one"].blobs == {}
+
+
+def test_bytes_that_were_committed_in_two_namespaces_are_removed_from_both(metadata: Metadata, registry: Apart) -> None:
+    one, two = metadata.view(Scope("one")), metadata.view(Scope("two"))
+    put(one)
+    put(two)
+    one.content.delete(DIGEST)
+    assert settle(metadata) == 0
+    assert get(two) == DATA
+    two.content.delete(DIGEST)
+    assert settle(metadata) == 0
+    assert registry.stores["one"].blobs == registry.stores["two"].blobs == {}
+
+
+@pytest.mark.parametrize("expected", ["", DIGEST])
+def test_what_others_have_made_in_a_plugin_survives_our_removal(
+    metadata: Metadata, registry: Apart, expected: str
+) -> None:
+    registry.remote = True
+    registry.stores["one"].blobs[DIGEST] = DATA
+    one = metadata.view(Scope("one"))
+    put(one, expected=expected)
+    assert get(one) == DATA
+    one.content.delete(DIGEST)
+    assert settle(metadata) == 0
+    assert registry.stores["one"].blobs == {DIGEST: DATA}
+
+
+def test_what_is_in_the_daemons_own_store_is_removed_whoever_made_it(metadata: Metadata, registry: Apart) -> None:
+    registry.stores["one"].blobs[DIGEST] = DATA
+    one = metadata.view(Scope("one"))
+    put(one, expected=DIGEST)
+    one.content.delete(DIGEST)
+    assert settle(metadata) == 0
+    assert registry.stores["one"].blobs == {}
+
+
+@pytest.mark.parametrize(("made", "left"), [("us", {}), ("them", {DIGEST: DATA})])
+def test_a_blob_that_a_differ_has_made_by_our_order_is_known_by_a_label(
+    metadata: Metadata, registry: Apart, monkeypatch: pytest.MonkeyPatch, made: str, left: dict[str, bytes]
+) -> None:
+    registry.remote = True
+    store = registry.stores["one"]
+    store.blobs[DIGEST] = DATA
+    labels = {fields.MADE: made, "a": "b"}
+    monkeypatch.setattr(store, "info", lambda digest: content.Info(digest, len(DATA), labels=labels))
+    one = metadata.view(Scope("one"))
+    with one.content.writer("ref", len(DATA), DIGEST) as writer:
+        writer.commit(len(DATA), DIGEST, {fields.MADE: "us"})
+    assert one.content.info(DIGEST).labels == {"a": "b"}
+    one.content.delete(DIGEST)
+    assert settle(metadata) == 0
+    assert store.blobs == left
 
 
 def test_what_is_taken_back_from_a_grave_stays_where_it_was(metadata: Metadata, registry: Apart) -> None:
@@ -163,13 +216,22 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
     Database(path).close()
     connection = sqlite3.connect(path)
     connection.executescript(
-        "ALTER TABLE blobs DROP COLUMN home; PRAGMA user_version = 1;"
-        "INSERT INTO blobs (namespace, digest, size, labels, created_at, updated_at, born)"
-        " VALUES ('ns', 'd', 1, '{}', 1, 1, 1);"
+        "DROP TABLE homes; DROP TABLE graves;"
+        "CREATE TABLE graves (id INTEGER PRIMARY KEY, type TEXT NOT NULL, plugin TEXT NOT NULL,"
+        " namespace TEXT NOT NULL, backend TEXT NOT NULL, uncertain INTEGER NOT NULL DEFAULT 0,"
+        " tries INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '', born INTEGER NOT NULL,"
+        " UNIQUE (type, plugin, backend));"
+        "INSERT INTO blobs VALUES ('ns', 'd', 1, '{}', 1, 1, 1);"
+        "INSERT INTO graves VALUES (7, 'content', 'content', 'ns', 'e', 0, 2, 'why', 1);"
+        "PRAGMA user_version = 1;"
     )
     connection.close()
     database = Database(path)
     with database.read() as cursor:
-        assert [tuple(row) for row in cursor.execute("SELECT namespace, home FROM blobs")] == [("ns", "ns")]
+        assert [tuple(row) for row in cursor.execute("SELECT * FROM homes")] == [("d", "ns", 1)]
+        assert [tuple(row)[:5] for row in cursor.execute("SELECT * FROM graves")] == [
+            (7, "content", "content", "ns", "e")
+        ]
         assert cursor.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION
+    database.write(lambda tx: graves.dig(tx, graves.CONTENT, "content", "other", "e"))
     database.close()
