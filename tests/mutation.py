@@ -24,12 +24,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from plugin_sdk import errors
 from plugin_sdk.conformance import sentences
+
+Make = TypeVar("Make", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,17 @@ class Mutant:
 
     def __str__(self) -> str:
         return self.name
+
+
+class Mutants(list[Mutant]):
+    """Filled by decorators: ``@MUTANTS.breaks("A sentence.")`` above a class or a function that makes a mutant."""
+
+    def breaks(self, sentence: str) -> Callable[[Make], Make]:
+        def add(make: Make) -> Make:
+            self.append(Mutant(make.__name__, sentence, make))
+            return make
+
+        return add
 
 
 @dataclass(frozen=True)

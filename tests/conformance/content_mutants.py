@@ -11,27 +11,17 @@ from plugin_sdk import content, errors
 from plugin_sdk import content_ingest as ingest
 from plugin_sdk.conformance.shelf import digest_of
 from tests import labelled
-from tests.mutation import Mutant
+from tests.mutation import Mutants
 
 SOUND = labelled.Store
 
-MUTANTS: list[Mutant] = []
-
-
-def breaks(sentence):
-    """The class below breaks this sentence."""
-
-    def add(mutant):
-        MUTANTS.append(Mutant(mutant.__name__, sentence, mutant))
-        return mutant
-
-    return add
+MUTANTS = Mutants()
 
 
 # Blobs
 
 
-@breaks("A blob appears whole or not at all.")
+@MUTANTS.breaks("A blob appears whole or not at all.")
 class ShowsWhatIsBeingWritten(SOUND):
     def info(self, digest):
         for status in self.list_statuses():
@@ -40,7 +30,7 @@ class ShowsWhatIsBeingWritten(SOUND):
         return super().info(digest)
 
 
-@breaks("Its bytes never change.")
+@MUTANTS.breaks("Its bytes never change.")
 class WritesOnAfterCommit(SOUND):
     class open_writer(labelled.Writer):
         fd = -1
@@ -61,7 +51,7 @@ class WritesOnAfterCommit(SOUND):
                 self.fd = -1
 
 
-@breaks("A digest is computed from the bytes, never believed.")
+@MUTANTS.breaks("A digest is computed from the bytes, never believed.")
 class BelievesWhatIsExpected(SOUND):
     class open_writer(labelled.Writer):
         def commit(self, size=0, expected="", labels=None):
@@ -70,7 +60,7 @@ class BelievesWhatIsExpected(SOUND):
             return super().commit(size, expected, labels)
 
 
-@breaks("A digest is ``sha256:`` and 64 lower-case hex digits, or the like of sha384 or sha512.")
+@MUTANTS.breaks("A digest is ``sha256:`` and 64 lower-case hex digits, or the like of sha384 or sha512.")
 class KnowsOnlySha256(SOUND):
     def writer(self, ref, total=0, expected=""):
         if expected and not expected.startswith("sha256:"):
@@ -78,13 +68,13 @@ class KnowsOnlySha256(SOUND):
         return super().writer(ref, total, expected)
 
 
-@breaks("Where a blob is asked for by a text that is no digest, that raises InvalidArgument or NotFound.")
+@MUTANTS.breaks("Where a blob is asked for by a text that is no digest, that raises InvalidArgument or NotFound.")
 class AnswersForAnyText(SOUND):
     def info(self, digest):
         return super().info(digest) if len(digest) > 70 else content.Info(digest, 0)
 
 
-@breaks("Blobs and ingests are found again after a restart.")
+@MUTANTS.breaks("Blobs and ingests are found again after a restart.")
 class ForgetsIngestsAtTheStart(SOUND):
     def __init__(self, root):
         super().__init__(root)
@@ -92,7 +82,7 @@ class ForgetsIngestsAtTheStart(SOUND):
             self.local.abort(status.ref)
 
 
-@breaks("``created_at`` is when the blob appeared, ``updated_at`` when its labels last changed.")
+@MUTANTS.breaks("``created_at`` is when the blob appeared, ``updated_at`` when its labels last changed.")
 class KeepsTheTimeOfTheCommit(SOUND):
     def update(self, info, fieldpaths=()):
         super().update(info, fieldpaths)
@@ -100,26 +90,26 @@ class KeepsTheTimeOfTheCommit(SOUND):
         return self.info(info.digest)
 
 
-@breaks("Times are nanoseconds since the epoch (UTC).")
+@MUTANTS.breaks("Times are nanoseconds since the epoch (UTC).")
 class CountsMicroseconds(SOUND):
     def info(self, digest):
         info = super().info(digest)
         return replace(info, created_at=info.created_at // 1000, updated_at=info.updated_at // 1000)
 
 
-@breaks("Every blob that one of the filters matches (``matcher``), all without; order is not defined.")
+@MUTANTS.breaks("Every blob that one of the filters matches (``matcher``), all without; order is not defined.")
 class LooksAtTheFirstFilterOnly(SOUND):
     def walk(self, filters=()):
         return super().walk(filters[:1])
 
 
-@breaks("The filterable fields of a blob are ``digest`` and ``labels.KEY``.")
+@MUTANTS.breaks("The filterable fields of a blob are ``digest`` and ``labels.KEY``.")
 class DoesNotFilterByLabel(SOUND):
     def walk(self, filters=()):
         return super().walk([each for each in filters if not each.startswith("labels")])
 
 
-@breaks("A malformed filter of blobs raises InvalidArgument.")
+@MUTANTS.breaks("A malformed filter of blobs raises InvalidArgument.")
 class PassesOverMalformedFilters(SOUND):
     def walk(self, filters=()):
         try:
@@ -128,14 +118,14 @@ class PassesOverMalformedFilters(SOUND):
             return iter([])
 
 
-@breaks("Blobs that come or go while it walks may be among them or not.")
+@MUTANTS.breaks("Blobs that come or go while it walks may be among them or not.")
 class StumblesOverWhatHasGone(SOUND):
     def walk(self, filters=()):
         found = list(super().walk(filters))
         return iter([self.info(each.digest) for each in found])
 
 
-@breaks("Removes the blob, whose bytes can then be written again.")
+@MUTANTS.breaks("Removes the blob, whose bytes can then be written again.")
 class RemembersWhatWasDeleted(SOUND):
     def __init__(self, root):
         super().__init__(root)
@@ -152,14 +142,14 @@ class RemembersWhatWasDeleted(SOUND):
             return super().commit(*arguments, **options)
 
 
-@breaks("Without the blob, ``delete`` raises NotFound.")
+@MUTANTS.breaks("Without the blob, ``delete`` raises NotFound.")
 class DeletesNothingSilently(SOUND):
     def delete(self, digest):
         with contextlib.suppress(errors.NotFound):
             super().delete(digest)
 
 
-@breaks("The message of an error names the digest or the ref that it is about.")
+@MUTANTS.breaks("The message of an error names the digest or the ref that it is about.")
 class NamesNothing(SOUND):
     def status(self, ref):
         try:
@@ -185,7 +175,7 @@ class Reads:
         self.close()
 
 
-@breaks("An open reader of it reads on or raises NotFound.")
+@MUTANTS.breaks("An open reader of it reads on or raises NotFound.")
 class ReadsZeroesOfWhatHasGone(SOUND):
     def reader(self, digest):
         class Reader(Reads):
@@ -197,7 +187,7 @@ class ReadsZeroesOfWhatHasGone(SOUND):
         return Reader(self.local.reader(digest))
 
 
-@breaks("At most ``size`` bytes from ``offset``; fewer only at the end, empty at and past it.")
+@MUTANTS.breaks("At most ``size`` bytes from ``offset``; fewer only at the end, empty at and past it.")
 class ReadsInSmallPieces(SOUND):
     class Reader(Reads):
         def read_at(self, offset, size):
@@ -207,7 +197,7 @@ class ReadsInSmallPieces(SOUND):
         return self.Reader(self.local.reader(digest))
 
 
-@breaks("Raises OutOfRange for a negative offset.")
+@MUTANTS.breaks("Raises OutOfRange for a negative offset.")
 class CountsFromTheEnd(SOUND):
     class Reader(Reads):
         def read_at(self, offset, size):
@@ -217,7 +207,7 @@ class CountsFromTheEnd(SOUND):
         return self.Reader(self.local.reader(digest))
 
 
-@breaks("Closing a reader twice does nothing.")
+@MUTANTS.breaks("Closing a reader twice does nothing.")
 class ClosesItsDescriptorTwice(SOUND):
     class Reader(Reads):
         def close(self):
@@ -228,7 +218,7 @@ class ClosesItsDescriptorTwice(SOUND):
         return self.Reader(self.local.reader(digest))
 
 
-@breaks("Any number may be open for a blob, in any number of threads.")
+@MUTANTS.breaks("Any number may be open for a blob, in any number of threads.")
 class HasOneReaderOfABlob(SOUND):
     def __init__(self, root):
         super().__init__(root)
@@ -243,7 +233,7 @@ class HasOneReaderOfABlob(SOUND):
 # Ingests
 
 
-@breaks("A ref is any non-empty text, and refs that differ in one character name two ingests.")
+@MUTANTS.breaks("A ref is any non-empty text, and refs that differ in one character name two ingests.")
 class FoldsRefs(SOUND):
     def writer(self, ref, total=0, expected=""):
         return super().writer(ref.lower(), total, expected)
@@ -255,13 +245,13 @@ class FoldsRefs(SOUND):
         self.local.abort(ref.lower())
 
 
-@breaks("An empty ref raises InvalidArgument.")
+@MUTANTS.breaks("An empty ref raises InvalidArgument.")
 class InventsARef(SOUND):
     def writer(self, ref, total=0, expected=""):
         return super().writer(ref or f"invented-{time.time_ns()}", total, expected)
 
 
-@breaks("At most one writer is open for a ref at a time.")
+@MUTANTS.breaks("At most one writer is open for a ref at a time.")
 class LocksNothing(SOUND):
     def writer(self, ref, total=0, expected=""):
         with self._lock:
@@ -272,7 +262,7 @@ class LocksNothing(SOUND):
                 ingest._lock = lock
 
 
-@breaks("Raises Unavailable while another writer of this ref is open: repeat.")
+@MUTANTS.breaks("Raises Unavailable while another writer of this ref is open: repeat.")
 class SaysBusyInAnotherWay(SOUND):
     def writer(self, ref, total=0, expected=""):
         try:
@@ -281,7 +271,7 @@ class SaysBusyInAnotherWay(SOUND):
             raise errors.FailedPrecondition(err.message) from err
 
 
-@breaks("Writers of different refs do not disturb each other.")
+@MUTANTS.breaks("Writers of different refs do not disturb each other.")
 class HasOneBufferForAll(SOUND):
     pending = b""
 
@@ -293,7 +283,7 @@ class HasOneBufferForAll(SOUND):
             return len(data)
 
 
-@breaks("Closing a writer without commit keeps the ingest.")
+@MUTANTS.breaks("Closing a writer without commit keeps the ingest.")
 class DropsWhatIsNotCommitted(SOUND):
     class open_writer(labelled.Writer):
         def close(self):
@@ -302,7 +292,7 @@ class DropsWhatIsNotCommitted(SOUND):
             super().close()
 
 
-@breaks("Whoever opens the ref again goes on at its offset.")
+@MUTANTS.breaks("Whoever opens the ref again goes on at its offset.")
 class AlwaysBeginsAgain(SOUND):
     def writer(self, ref, total=0, expected=""):
         writer = super().writer(ref, total, expected)
@@ -310,7 +300,7 @@ class AlwaysBeginsAgain(SOUND):
         return writer
 
 
-@breaks("A program that ends without closing a writer frees the ref.")
+@MUTANTS.breaks("A program that ends without closing a writer frees the ref.")
 class LeavesALockFile(SOUND):
     def writer(self, ref, total=0, expected=""):
         writer = super().writer(ref, total, expected)
@@ -330,7 +320,7 @@ class LeavesALockFile(SOUND):
             super().close()
 
 
-@breaks("The ingest then has the first of the bytes that were written, possibly all.")
+@MUTANTS.breaks("The ingest then has the first of the bytes that were written, possibly all.")
 class ReservesTheTotal(SOUND):
     """What was not written yet is there as zeroes; closing cuts them off."""
 
@@ -356,7 +346,7 @@ class ReservesTheTotal(SOUND):
             super().close()
 
 
-@breaks("When a program ends within ``commit``, there is the ingest or the blob.")
+@MUTANTS.breaks("When a program ends within ``commit``, there is the ingest or the blob.")
 class RemovesTheIngestFirst(SOUND):
     class open_writer(labelled.Writer):
         def commit(self, size=0, expected="", labels=None):
@@ -370,7 +360,9 @@ class RemovesTheIngestFirst(SOUND):
             return digest
 
 
-@breaks("Of several ingests with the same bytes one becomes the blob, the commits of the others raise AlreadyExists.")
+@MUTANTS.breaks(
+    "Of several ingests with the same bytes one becomes the blob, the commits of the others raise AlreadyExists."
+)
 class LetsAllCommitsSucceed(SOUND):
     class open_writer(labelled.Writer):
         def commit(self, *arguments, **options):
@@ -381,7 +373,7 @@ class LetsAllCommitsSucceed(SOUND):
                 return digest
 
 
-@breaks("All methods block, and may be called from several threads.")
+@MUTANTS.breaks("All methods block, and may be called from several threads.")
 class UpdatesWithoutALock(SOUND):
     def update(self, info, fieldpaths=()):
         before = dict(self.labels.get(info.digest, {}))
@@ -392,7 +384,7 @@ class UpdatesWithoutALock(SOUND):
         return self.info(info.digest)
 
 
-@breaks("``total`` and ``expected`` are what ``writer`` was told, also after it was opened again without them.")
+@MUTANTS.breaks("``total`` and ``expected`` are what ``writer`` was told, also after it was opened again without them.")
 class ForgetsTheTotal(SOUND):
     def writer(self, ref, total=0, expected=""):
         writer = super().writer(ref, total, expected)
@@ -400,14 +392,14 @@ class ForgetsTheTotal(SOUND):
         return writer
 
 
-@breaks("``started_at`` is when the ingest began, ``updated_at`` when it was last written.")
+@MUTANTS.breaks("``started_at`` is when the ingest began, ``updated_at`` when it was last written.")
 class BeginsWithTheLastWrite(SOUND):
     def status(self, ref):
         status = self.local.status(ref)
         return replace(status, started_at=status.updated_at)
 
 
-@breaks("Of an ingest, also while a writer of it is open.")
+@MUTANTS.breaks("Of an ingest, also while a writer of it is open.")
 class TellsOfClosedIngestsOnly(SOUND):
     def __init__(self, root):
         super().__init__(root)
@@ -429,14 +421,14 @@ class TellsOfClosedIngestsOnly(SOUND):
             super().close()
 
 
-@breaks("Every ingest that one of the filters matches (``status_matcher``), all without.")
+@MUTANTS.breaks("Every ingest that one of the filters matches (``status_matcher``), all without.")
 class DoesNotFilterIngests(SOUND):
     def list_statuses(self, filters=()):
         self.local.list_statuses(filters)
         return self.local.list_statuses()
 
 
-@breaks("Raises AlreadyExists when ``expected`` is a blob, and then leaves no ingest.")
+@MUTANTS.breaks("Raises AlreadyExists when ``expected`` is a blob, and then leaves no ingest.")
 class LeavesAnIngestOfWhatExists(SOUND):
     def writer(self, ref, total=0, expected=""):
         try:
@@ -449,14 +441,14 @@ class LeavesAnIngestOfWhatExists(SOUND):
 # Writing
 
 
-@breaks("The digest of what is written so far, by the algorithm of the expected one, else sha256.")
+@MUTANTS.breaks("The digest of what is written so far, by the algorithm of the expected one, else sha256.")
 class ComputesAtTheEnd(SOUND):
     class open_writer(labelled.Writer):
         def digest(self):
             return digest_of(b"")
 
 
-@breaks("Appends all of ``data`` and returns its length.")
+@MUTANTS.breaks("Appends all of ``data`` and returns its length.")
 class WritesAtMostOneMegabyte(SOUND):
     class open_writer(labelled.Writer):
         def write(self, data):
@@ -464,7 +456,7 @@ class WritesAtMostOneMegabyte(SOUND):
             return len(data)
 
 
-@breaks("A buffer may change when ``write`` has returned.")
+@MUTANTS.breaks("A buffer may change when ``write`` has returned.")
 class KeepsTheBuffer(SOUND):
     """The digest is computed later of what the caller still holds."""
 
@@ -486,7 +478,7 @@ class KeepsTheBuffer(SOUND):
             return super().commit(*arguments, **options)
 
 
-@breaks("``total`` is a hint and no limit.")
+@MUTANTS.breaks("``total`` is a hint and no limit.")
 class EndsAtTheTotal(SOUND):
     class open_writer(labelled.Writer):
         def write(self, data):
@@ -496,7 +488,7 @@ class EndsAtTheTotal(SOUND):
             return self._writer.write(data)
 
 
-@breaks("Cuts the ingest back to ``size`` bytes, mostly 0 to begin again.")
+@MUTANTS.breaks("Cuts the ingest back to ``size`` bytes, mostly 0 to begin again.")
 class KeepsTheDigestOfWhatItCuts(SOUND):
     class open_writer(labelled.Writer):
         def truncate(self, size):
@@ -505,7 +497,7 @@ class KeepsTheDigestOfWhatItCuts(SOUND):
             self._writer._digest = before
 
 
-@breaks("Raises OutOfRange when it has fewer.")
+@MUTANTS.breaks("Raises OutOfRange when it has fewer.")
 class FillsUpWithZeroes(SOUND):
     class open_writer(labelled.Writer):
         def truncate(self, size):
@@ -514,7 +506,7 @@ class FillsUpWithZeroes(SOUND):
             self._writer.truncate(size)
 
 
-@breaks("A closed writer cannot write.")
+@MUTANTS.breaks("A closed writer cannot write.")
 class OpensItselfAgain(SOUND):
     class open_writer(labelled.Writer):
         def write(self, data):
@@ -523,7 +515,7 @@ class OpensItselfAgain(SOUND):
             return self._writer.write(data)
 
 
-@breaks("Closing a writer twice, or after commit, does nothing.")
+@MUTANTS.breaks("Closing a writer twice, or after commit, does nothing.")
 class ClosesForOthersToo(SOUND):
     def __init__(self, root):
         super().__init__(root)
@@ -539,7 +531,7 @@ class ClosesForOthersToo(SOUND):
             self._writer.close()
 
 
-@breaks("Removes the ingest, and the ref is free at once.")
+@MUTANTS.breaks("Removes the ingest, and the ref is free at once.")
 class HoldsTheRefUntilTheWriterCloses(SOUND):
     def __init__(self, root):
         super().__init__(root)
@@ -553,7 +545,7 @@ class HoldsTheRefUntilTheWriterCloses(SOUND):
         return writer
 
 
-@breaks("An open writer of it fails from then on.")
+@MUTANTS.breaks("An open writer of it fails from then on.")
 class CommitsWhatWasAborted(SOUND):
     class open_writer(labelled.Writer):
         def commit(self, *arguments, **options):
@@ -567,154 +559,9 @@ class CommitsWhatWasAborted(SOUND):
                 return digest
 
 
-@breaks("What is done with that writer does not touch a new ingest of this ref.")
+@MUTANTS.breaks("What is done with that writer does not touch a new ingest of this ref.")
 class WritesByName(SOUND):
     class open_writer(labelled.Writer):
         def truncate(self, size):
             os.truncate(self._writer._folder / "data", size)
             self._writer.truncate(size)
-
-
-# Commit
-
-
-@breaks("Makes the ingest a blob and returns its digest.")
-class AnswersAnotherDigest(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, *arguments, **options):
-            return super().commit(*arguments, **options).upper()
-
-
-@breaks("The bytes are then on disk, the ingest is gone and the writer closed.")
-class LeavesTheIngest(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, *arguments, **options):
-            digest = super().commit(*arguments, **options)
-            self._store.local.writer(self._ref).close()
-            return digest
-
-
-@breaks("Another size raises FailedPrecondition.")
-class DoesNotCompareSizes(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, size=0, expected="", labels=None):
-            return super().commit(0, expected, labels)
-
-
-@breaks("Another digest raises FailedPrecondition.")
-class SaysDataLossForAnotherDigest(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, size=0, expected="", labels=None):
-            digest = self.digest()
-            if expected.startswith("sha256:") and len(expected) == len(digest) and digest != expected:
-                raise errors.DataLoss(f"content {digest} is not {expected}")
-            return super().commit(size, expected, labels)
-
-
-@breaks("After either the ingest is as it was, and the next writer of the ref can commit it.")
-class DropsWhatFailed(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, *arguments, **options):
-            try:
-                return super().commit(*arguments, **options)
-            except errors.FailedPrecondition:
-                self._writer.truncate(0)
-                raise
-
-
-@breaks("An ``expected`` that is no digest raises InvalidArgument here, too.")
-class ComparesOnly(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, *arguments, **options):
-            try:
-                return super().commit(*arguments, **options)
-            except errors.InvalidArgument as err:
-                raise errors.FailedPrecondition(err.message) from err
-
-
-@breaks("When the blob exists already, AlreadyExists is raised and the ingest is gone.")
-class LeavesTheIngestOfWhatExists(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, *arguments, **options):
-            try:
-                return super().commit(*arguments, **options)
-            except errors.AlreadyExists:
-                self._store.local.writer(self._ref).close()
-                raise
-
-
-# Labels
-
-
-@breaks("The new blob has these labels, if the store keeps labels.")
-class DropsTheLabelsOfACommit(SOUND):
-    class open_writer(labelled.Writer):
-        def commit(self, size=0, expected="", labels=None):
-            return super().commit(size, expected)
-
-
-@breaks("Without ``fieldpaths`` the labels given replace all that it has.")
-class AddsLabels(SOUND):
-    def update(self, info, fieldpaths=()):
-        return super().update(info, fieldpaths or [f"labels.{key}" for key in info.labels])
-
-
-@breaks("With them, those change that are named as ``labels.KEY``, or all by ``labels``.")
-class ReplacesLabelsAlways(SOUND):
-    def update(self, info, fieldpaths=()):
-        super().update(info, fieldpaths)
-        return super().update(info)
-
-
-@breaks("One that is named and not given is removed.")
-class KeepsWhatIsNotGiven(SOUND):
-    def update(self, info, fieldpaths=()):
-        given = [path for path in fieldpaths if path.removeprefix("labels.") in info.labels or "." not in path]
-        return super().update(info, given) if given or not fieldpaths else self.info(info.digest)
-
-
-@breaks("A label whose value is empty is removed.")
-class KeepsEmptyLabels(SOUND):
-    def update(self, info, fieldpaths=()):
-        super().update(info, fieldpaths)
-        if not fieldpaths:
-            self.labels[info.digest] = dict(info.labels)
-        return self.info(info.digest)
-
-
-@breaks("A label may have 4096 bytes, key and value together.")
-class CutsLabels(SOUND):
-    def info(self, digest):
-        info = super().info(digest)
-        return replace(info, labels={key: value[:1024] for key, value in info.labels.items()})
-
-
-@breaks("One that has more raises InvalidArgument.")
-class CutsLabelsThatAreTooLong(SOUND):
-    def update(self, info, fieldpaths=()):
-        return super().update(
-            replace(info, labels={key[:2000]: value[:2000] for key, value in info.labels.items()}), fieldpaths
-        )
-
-
-@breaks("Raises InvalidArgument for a path to something else.")
-class PassesOverOtherPaths(SOUND):
-    def update(self, info, fieldpaths=()):
-        known = [path for path in fieldpaths if path == "labels" or path.startswith("labels.")]
-        return super().update(info, known) if known or not fieldpaths else self.info(info.digest)
-
-
-@breaks("Size and times of ``info`` are not looked at.")
-class BelievesTheSizeGiven(SOUND):
-    def update(self, info, fieldpaths=()):
-        return replace(super().update(info, fieldpaths), size=info.size)
-
-
-@breaks("Without the blob, ``update`` raises NotFound.")
-class LabelsWhatIsNotThere(SOUND):
-    def update(self, info, fieldpaths=()):
-        try:
-            return super().update(info, fieldpaths)
-        except errors.NotFound:
-            self.labels[info.digest] = dict(info.labels)
-            return info

@@ -4,7 +4,9 @@ import pytest
 
 from plugin_sdk.conformance import content, resuming
 from tests import mutation
-from tests.conformance.content_mutants import MUTANTS, SOUND
+from tests.conformance import commit_mutants, content_mutants
+
+MUTANTS = [*content_mutants.MUTANTS, *commit_mutants.MUTANTS]
 
 
 class Mutated(content.ContentSuite):
@@ -35,7 +37,7 @@ class Mutated(content.ContentSuite):
 
 @pytest.fixture(scope="module")
 def results():
-    return mutation.run(__file__, MUTANTS, SOUND)
+    return mutation.run(__file__, MUTANTS, content_mutants.SOUND)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
