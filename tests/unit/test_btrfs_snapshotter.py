@@ -24,6 +24,7 @@ from tests import loops
 pytestmark = pytest.mark.root
 
 NUMBERS = itertools.count()
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -500,6 +501,40 @@ def test_a_read_only_root_is_refused(file_system: Path, root: Path) -> None:
         for name in (root.name, "new"):
             with pytest.raises(errors.FailedPrecondition, match=f"{name}.*Read-only file system"):
                 Snapshotter(Path(folder) / name)
+
+
+def test_a_root_without_rights_is_refused(file_system: Path) -> None:
+    file_system.parent.chmod(0o755)
+    private, public = file_system / "private", file_system / "public"
+    private.mkdir(mode=0o700)
+    public.mkdir()
+    os.chown(public, NOBODY, NOBODY)
+    assert as_nobody(lambda: Snapshotter(private / "root")) == (
+        f"PermissionDenied: the root of the snapshots, {private}/root, cannot be used: Permission denied"
+    )
+    assert as_nobody(lambda: Snapshotter(public)) == (
+        f"PermissionDenied: the snapshots in {public} need the capability CAP_SYS_ADMIN"
+    )
+
+
+def as_nobody(work: Callable[[], object]) -> str:
+    """What it raises, in a child without rights."""
+    answer, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            work()
+        except errors.Error as err:
+            os.write(told, f"{type(err).__name__}: {err}".encode())
+        finally:
+            os._exit(0)
+    os.close(told)
+    with open(answer) as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    return said
 
 
 def test_a_root_that_is_a_file_is_refused(file_system: Path) -> None:
