@@ -1,3 +1,8 @@
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from plugin_sdk.wire.http2.server import Server
@@ -13,3 +18,11 @@ __all__ = ["serve", "server_kind"]
 def server_kind():
     """The daemon's; the tests of the wire run over the other one too."""
     return Server
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory on tmpfs, where a check takes a fraction of the time, and which an overlay takes as upper one."""
+    folder = Path(tempfile.mkdtemp(prefix="corten-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)

@@ -5,8 +5,9 @@ import pytest
 
 from kernel.spawner import Spawner
 from plugin_sdk import errors, mounts, trees
-from plugin_sdk.conformance import snapshots
+from plugin_sdk.conformance import snapshot_targets, snapshots
 from plugins_builtin.snapshots import copy, native
+from tests import remotes
 
 pytestmark = pytest.mark.root
 
@@ -23,18 +24,47 @@ def snapshotter(root):
     made.close()
 
 
-class TestNative(snapshots.SnapshotSuite):
-    @pytest.fixture
-    def snapshotter(self, snapshotter):
-        return snapshotter
+class Native:
+    make = native.Snapshotter
 
     @pytest.fixture
-    def reopen(self, snapshotter, root):
-        def again():
+    def opened(self):
+        opened = []
+        yield opened
+        for snapshotter in opened:
             snapshotter.close()
-            return native.Snapshotter(root)
 
-        return again
+    @pytest.fixture
+    def reopen(self, root, opened):
+        def reopen():
+            opened.append(type(self).make(root))
+            return opened[-1]
+
+        return reopen
+
+    @pytest.fixture
+    def snapshotter(self, reopen):
+        return reopen()
+
+    @pytest.fixture
+    def supports_sharing(self):
+        return False
+
+
+class TestNative(Native, snapshots.SnapshotSuite):
+    """On a disk, unlike others: what is on tmpfs cannot be lost from memory."""
+
+
+class TestRemote(Native, snapshot_targets.Targets):
+    make = remotes.Snapshotter
+
+    @pytest.fixture
+    def supports_targets(self):
+        return True
+
+    @pytest.fixture
+    def target(self):
+        return remotes.target
 
 
 class Forked:

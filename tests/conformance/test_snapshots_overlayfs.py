@@ -7,9 +7,7 @@ import pytest
 from plugin_sdk import errors, mounts, snapshot_store, trees
 from plugin_sdk.conformance import crash, snapshots
 from plugin_sdk.plugin import SkipPlugin
-from plugin_sdk.scope import Scope
 from plugin_sdk.snapshots import Kind
-from plugin_sdk.wire import snapshots as wire
 from plugins_builtin.snapshots import overlayfs
 
 pytestmark = pytest.mark.root
@@ -29,26 +27,27 @@ def snapshotter(root):
 
 class TestOverlayfs(snapshots.SnapshotSuite):
     @pytest.fixture
-    def snapshotter(self, snapshotter):
-        return snapshotter
+    def opened(self):
+        opened = []
+        yield opened
+        for snapshotter in opened:
+            snapshotter.close()
+
+    @pytest.fixture
+    def reopen(self, memory, opened):
+        def reopen():
+            opened.append(overlayfs.Snapshotter(memory / "root"))
+            return opened[-1]
+
+        return reopen
+
+    @pytest.fixture
+    def snapshotter(self, reopen):
+        return reopen()
 
     @pytest.fixture
     def layers(self):
         return 220
-
-    @pytest.fixture
-    def reopen(self, snapshotter, root):
-        def again():
-            snapshotter.close()
-            return overlayfs.Snapshotter(root)
-
-        return again
-
-
-class TestOverlayfsOverASocket(snapshots.SnapshotSuite):
-    @pytest.fixture
-    def snapshotter(self, snapshotter, serve):
-        return wire.Proxy(serve(wire.Servicer(lambda call, name: snapshotter)), Scope("default"), "overlayfs")
 
 
 def folder_of(snapshotter, key):
