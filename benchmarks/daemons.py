@@ -45,6 +45,9 @@ state = "{state}"
 disabled_plugins = [{unwanted}]
 [grpc]
   address = "{address}"
+{more}
+"""
+NO_COLLECTION = """
 [plugins."io.containerd.gc.v1.scheduler"]
   startup_delay = "1000h"
   mutation_threshold = 0
@@ -169,21 +172,22 @@ def start_corten(directory: Path, *arguments: str, ctr: str = "ctr") -> Daemon:
     return _started(Daemon("corten", directory, address, [*command, "--address", address, *arguments], _marked(), ctr))
 
 
-def start_containerd(directory: Path, peer: Path | None = None) -> Daemon:
+def start_containerd(directory: Path, peer: Path | None = None, more: str = "") -> Daemon:
     """Debian's containerd, or the one whose programs lie in ``peer`` (or in ``peer``/usr/bin). Returns when it answers.
 
-    Collection never starts by itself, so that what a test or a benchmark has written stays.
+    Collection never starts by itself, so that what a test or a benchmark has written stays. ``more`` is added to its
+    configuration.
     """
     directory.mkdir(parents=True, exist_ok=True)
     address = str(directory / "p.sock")
     config = directory / "config.toml"
     paths = {"root": directory / "root", "state": directory / "state", "address": address}
-    config.write_text(CONTAINERD_CONFIG.format(unwanted=", ".join(f'"{name}"' for name in UNWANTED), **paths))
+    config.write_text(CONTAINERD_CONFIG.format(unwanted=", ".join(f'"{name}"' for name in UNWANTED), **paths) + more)
     environment = _marked()
     if peer is not None:
         environment["PATH"] = f"{programs(peer)}:{environment['PATH']}"
     containerd, ctr = (shutil.which(name, path=environment["PATH"]) or name for name in ("containerd", "ctr"))
-    command = [containerd, "--config", str(config), "--log-level", "warn"]
+    command = [containerd, "--config", str(file), "--log-level", "warn"]
     return _started(Daemon("containerd", directory, address, command, environment, ctr))
 
 
