@@ -27,7 +27,7 @@ class Watch:
     over: ``poke`` helps then."""
 
     def __init__(self, patterns: Iterable[Path], read: Callable[[], Iterable[Path]]) -> None:
-        self._patterns = tuple(patterns)
+        self._patterns = _resolved(patterns)
         self._read = read
         self._watches: dict[Path, ObservedWatch] = {}
         self._changed = threading.Event()
@@ -66,7 +66,7 @@ class Watch:
                 self._changed.wait()
                 self._settle()
                 if not self._ended:
-                    self._patterns = tuple(self._read())
+                    self._patterns = _resolved(self._read())
         finally:
             observer.stop()
             observer.join()
@@ -92,3 +92,8 @@ class Watch:
                 log.debug("%s is not watched: %s", folder, err)
         for folder in self._watches.keys() - folders:
             observer.unschedule(self._watches.pop(folder))
+
+
+def _resolved(patterns: Iterable[Path]) -> tuple[Path, ...]:
+    """With folders as they are told when something changes in them."""
+    return tuple(pattern.parent.resolve() / pattern.name for pattern in patterns)
