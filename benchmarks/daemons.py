@@ -45,7 +45,6 @@ state = "{state}"
 disabled_plugins = [{unwanted}]
 [grpc]
   address = "{address}"
-{more}
 """
 NO_COLLECTION = """
 [plugins."io.containerd.gc.v1.scheduler"]
@@ -172,22 +171,31 @@ def start_corten(directory: Path, *arguments: str, ctr: str = "ctr") -> Daemon:
     return _started(Daemon("corten", directory, address, [*command, "--address", address, *arguments], _marked(), ctr))
 
 
-def start_containerd(directory: Path, peer: Path | None = None, more: str = "") -> Daemon:
+def start_containerd(
+    directory: Path,
+    peer: Path | None = None,
+    more: str = "",
+    *,
+    unwanted: Sequence[str] = UNWANTED,
+    collects: bool = False,
+) -> Daemon:
     """Debian's containerd, or the one whose programs lie in ``peer`` (or in ``peer``/usr/bin). Returns when it answers.
 
-    Collection never starts by itself, so that what a test or a benchmark has written stays. ``more`` is added to its
-    configuration.
+    Collection never starts by itself, so that what a test or a benchmark has written stays, unless it ``collects``, as
+    it does without a configuration. ``more`` is added to its configuration; ``unwanted`` are plugins not to be loaded.
     """
     directory.mkdir(parents=True, exist_ok=True)
     address = str(directory / "p.sock")
     config = directory / "config.toml"
     paths = {"root": directory / "root", "state": directory / "state", "address": address}
-    config.write_text(CONTAINERD_CONFIG.format(unwanted=", ".join(f'"{name}"' for name in UNWANTED), **paths) + more)
+    names = ", ".join(f'"{name}"' for name in unwanted)
+    text = CONTAINERD_CONFIG.format(unwanted=names, **paths)
+    config.write_text(text + ("" if collects else NO_COLLECTION) + more)
     environment = _marked()
     if peer is not None:
         environment["PATH"] = f"{programs(peer)}:{environment['PATH']}"
     containerd, ctr = (shutil.which(name, path=environment["PATH"]) or name for name in ("containerd", "ctr"))
-    command = [containerd, "--config", str(file), "--log-level", "warn"]
+    command = [containerd, "--config", str(config), "--log-level", "warn"]
     return _started(Daemon("containerd", directory, address, command, environment, ctr))
 
 
