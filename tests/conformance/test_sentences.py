@@ -2,8 +2,68 @@
 
 import types
 
+import pytest
+
 from plugin_sdk import content, diff, snapshots
+from plugin_sdk.conformance import content as content_checks
 from plugin_sdk.conformance import sentences
+from plugin_sdk.conformance import snapshots as snapshot_checks
+
+SUITES = {snapshots: snapshot_checks.SnapshotSuite, content: content_checks.ContentSuite}
+
+NOT_CHECKED = {
+    snapshots: {
+        "Snapshots: the file systems of containers, in layers.": "the title",
+        "A **mount** says how to see a snapshot as a directory; the caller mounts it (``plugin_sdk.mounts``).": (
+            "the word; a snapshotter may mount things of its own, so that it mounts nothing is no promise"
+        ),
+        "Given to prepare: the name under which the caller will commit.": "the word",
+        "The caller has unmounted it before.": "the caller's duty",
+    },
+    content: {
+        "Content: immutable blobs by digest, and the ingests that become blobs.": "the title",
+        "A **ref** names one **ingest**, a write in progress.": "the word",
+        "A **writer** is the open handle of an ingest.": "the word",
+        "One use from start to end:": "the example, whose lines stand in the checks one by one",
+        "A writer or reader is used by one thread at a time.": "the caller's duty",
+        "A blob.": "the word",
+        "An ingest.": "the word",
+    },
+}
+
+contracts = pytest.mark.parametrize("contract", SUITES, ids=lambda module: module.__name__.rpartition(".")[2])
+
+
+@contracts
+def test_each_check_holds_a_sentence(contract):
+    loose = [name for name, check in sentences.checks(SUITES[contract]).items() if not sentences.of(check)]
+    assert loose == []
+
+
+@contracts
+def test_each_sentence_held_stands_in_the_contract(contract):
+    known = set(sentences.contract(contract))
+    checks = sentences.checks(SUITES[contract])
+    invented = {name: sorted(set(sentences.of(check)) - known) for name, check in checks.items()}
+    assert {name: texts for name, texts in invented.items() if texts} == {}
+
+
+@contracts
+def test_each_sentence_of_the_contract_has_a_check(contract):
+    held = {sentence for check in sentences.checks(SUITES[contract]).values() for sentence in sentences.of(check)}
+    loose = [sentence for sentence in sentences.contract(contract) if sentence not in held and not heading(sentence)]
+    assert loose == list(NOT_CHECKED[contract])
+
+
+@contracts
+def test_no_sentence_stands_twice(contract):
+    found = sentences.contract(contract)
+    assert sorted(found) == sorted(set(found))
+
+
+def heading(sentence):
+    """One word opens a paragraph."""
+    return " " not in sentence
 
 
 def module_of(source, tmp_path):
