@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,28 @@ def plugins(target: Target) -> None:
 
 
 def _state(info: PluginInfo) -> str:
-    if not info.error:
-        return "ok"
-    return f"{'skipped' if info.skipped else 'error'}: {info.error}"
+    """As ``ok``, or of one in a process of its own ``backoff since 2024-05-06 07:08:09: …``."""
+    state = info.state or ("skipped" if info.skipped else "error" if info.error else "ok")
+    since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(info.since // 10**9))}" if info.since else ""
+    return f"{state}{since}" + (f": {info.error}" if info.error else "")
+
+
+@main.command()
+@click.argument("name", default="")
+@click.pass_obj
+def ready(target: Target, name: str) -> None:
+    """Says whether the daemon, or the service or plugin NAME, is ready: exit code 0 or 1.
+
+    A plugin's NAME is its kind and id, such as io.containerd.snapshotter.v1.overlayfs.
+    """
+    with target.connect() as connection:
+        is_ready = connection.health(name)
+        ailing = [] if is_ready else [info for info in connection.plugins() if info.error and not info.skipped]
+    click.echo("ready" if is_ready else "not ready")
+    for info in ailing:
+        if name in ("", f"{info.kind}.{info.id}"):
+            click.echo(f"{info.kind}.{info.id} is {_state(info)}", err=True)
+    sys.exit(not is_ready)
 
 
 @main.command()
@@ -156,6 +176,38 @@ def run(target: Target, /, **options: Any) -> None:
 @main.group()
 def plugin() -> None:
     """Helps those who write plugins."""
+
+
+@plugin.command("new")
+@click.argument("kind", type=click.Choice(["snapshotter", "content", "differ"]))
+@click.argument("name")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path(), help="Where to put it; here.")
+def plugin_new(kind: str, name: str, directory: Path) -> None:
+    """Writes a package NAME with a small plugin that works, and its tests."""
+    from corten import scaffold
+
+    made = scaffold.write(kind, name, directory)
+    click.echo(f"{made}: a package that works; next: cd {made} && python -m pytest")
+
+
+@plugin.command("check")
+@click.argument("address")
+@click.option("--type", "types", multiple=True, type=click.Choice(["snapshot", "content", "diff"]), help="Only this.")
+@click.option("--name", default="corten-check", show_default=True, help="The snapshotter that the calls name.")
+@click.option("--namespace", default="corten-check", show_default=True, help="The namespace that the calls name.")
+@click.option("--content", default="", metavar="ADDRESS", help="Where a differ finds content, if not at ADDRESS.")
+@click.option("--only", default="", metavar="TEXT", help="Only checks with this text in their name or sentences.")
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds that a call may take.")
+@click.option("--json", "as_json", is_flag=True, help="Print every check, for programs.")
+def plugin_check(address: str, types: tuple[str, ...], only: str, as_json: bool, **options: Any) -> None:
+    """Checks that the program at ADDRESS keeps the contract of its plugins.
+
+    It may be written in any language. The checks use names of their own and remove what they have made. Exit codes:
+    0 all passed, 1 some failed, 2 nothing could be checked.
+    """
+    from corten import checking
+
+    sys.exit(checking.check(address, only, as_json, types=types, **options))
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,7 @@
-"""A content store for tests of differs: plain files, and labels for as long as the object lives."""
+"""A content store for tests of differs: plain files, and labels for as long as the object lives.
+
+As a program, for a differ that is one: ``python -m plugin_sdk.conformance.blobs --address SOCKET --root DIRECTORY``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from plugin_sdk import content, content_store, errors, identifiers
+from plugin_sdk import content, content_store, errors, identifiers, serve
 
 
 class Store(content_store.Store):
@@ -60,3 +63,7 @@ class Reader(content_store.Reader):
 
     def _close(self) -> None:
         os.close(self._fd)
+
+
+if __name__ == "__main__":
+    serve.main("blobs", content=lambda options: Store(options.root))
