@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kernel.proxies import launch
@@ -32,8 +32,15 @@ _NOT_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STR
 class Program:
     """One life of it. To be made in a thread that outlives it: the linux kernel ends it with that thread."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: logging.Logger) -> None:
-        """Raises Unavailable when it cannot be started."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: logging.Logger,
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``at_end`` is called, in a thread of its own, when the process has ended. Raises Unavailable when it cannot
+        be started."""
         kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
         command = [_beside(command[0]), *command[1:]]
         line = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *command]
@@ -57,6 +64,11 @@ class Program:
             target=self._output.copy, args=(self._process.stdout,), name=f"output-{self.pid}", daemon=True
         )
         self._pump.start()
+        threading.Thread(target=self._await, args=(at_end,), name=f"end-{self.pid}", daemon=True).start()
+
+    def _await(self, at_end: Callable[[], None]) -> None:
+        self._process.wait()
+        at_end()
 
     @property
     def pid(self) -> int:

@@ -98,6 +98,10 @@ class Surroundings:
     address_free: threading.Lock
 
 
+class _Ended(Refused):
+    """The program, and it is not to be started again."""
+
+
 class Remote:
     def __init__(self, spec: Spec, surroundings: Surroundings) -> None:
         self._spec = spec
@@ -190,6 +194,8 @@ class Remote:
     def _unavailable(self) -> errors.Unavailable:
         if self._closing:
             return errors.Unavailable(f"{self.noun} has been removed from the configuration")
+        if self._status.state is State.OK:
+            return errors.Unavailable(f"{self.noun} has just lost its connection")
         return errors.Unavailable(f"{self.noun} is {self._status.state}: {self._status.text}")
 
     def answered(self) -> None:
@@ -249,8 +255,12 @@ class Remote:
                     self._live_with_program()
                 else:
                     self._live(None)
+            except _Ended as err:
+                while not self._closing and not self._spec.table.restart:
+                    self._pause(State.REFUSED, err.message, _REFUSED_RETRY)
             except Refused as err:
-                self._pause(State.REFUSED, err.message, _REFUSED_RETRY)
+                again = self._delays.next() if self._spec.table.command else 0.0
+                self._pause(State.REFUSED, err.message, max(again, _REFUSED_RETRY))
             except errors.Error as err:
                 self._pause(State.BACKOFF, err.message, self._delays.next())
             except Exception as err:  # noqa: BLE001  # a defect here must not leave the plugin without its keeper
@@ -279,7 +289,8 @@ class Remote:
         try:
             if self._closing:
                 return
-            program = Program([*self._spec.table.command, *self._around.arguments], self._around.environment, self._log)
+            command = [*self._spec.table.command, *self._around.arguments]
+            program = Program(command, self._around.environment, self._log, self._woken.set)
             self._log.info("its program runs with PID %d", program.pid)
             try:
                 self._live(program)
@@ -299,10 +310,9 @@ class Remote:
         try:
             self._became_ready(self._has_restarted(link))
             while not self._closing:
-                self._woken.wait(_TICK if program is None else 0.0)
-                self._check_program(program, _TICK if program is not None else 0.0)
-                if self._woken.is_set():
-                    self._woken.clear()
+                self._woken.wait(_TICK)
+                self._woken.clear()
+                self._check_program(program)
                 if not self._closing:
                     self._look_after(link)
         finally:
@@ -326,14 +336,14 @@ class Remote:
                     said = f"its program does not listen at {self._spec.table.address} after {_START_TIMEOUT:.0f} s"
                     raise errors.Unavailable(f"{said}: {err.message}") from err
 
-    def _check_program(self, program: Program | None, timeout: float) -> None:
-        if program is not None and (ended := program.ended(timeout)) and not self._closing:
+    def _check_program(self, program: Program | None) -> None:
+        if program is not None and (ended := program.ended()) and not self._closing:
             raise self._ended(ended)
 
     def _ended(self, how: str) -> errors.Error:
         if self._spec.table.restart:
             return errors.Unavailable(how)
-        return Refused(f"{how}, and its table says restart = false")
+        return _Ended(f"{how}, and its table says restart = false")
 
     def _look_after(self, link: Link) -> None:
         """Raises Unavailable when the connection has been lost."""
@@ -415,8 +425,8 @@ class Remote:
         self._delays.healthy()
         for doubt in self._facts.doubts:
             self._log.warning("%s", self._spec.about(doubt))
+        self._set(State.OK)  # first: what is settled now calls the plugin
         self._around.ready(restarted)
-        self._set(State.OK)
 
     def _has_restarted(self, link: Link) -> bool:
         """Whether the program is another one than that which was called last, and that one has ended: then no call of
