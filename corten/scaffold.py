@@ -1,7 +1,7 @@
 """``corten plugin new``: a package with a small plugin that works, its program and its tests, from ``templates/``.
 
-A template's path and text have these words: ``NAME`` as the author gave it, ``MODULE`` the same as Python's import
-needs it, and what follows from the kind. In the text they stand behind a ``$``.
+A template's text has these words behind a ``$``: ``NAME`` as the author gave it, ``MODULE`` the same as Python's import
+needs it, and what follows from the kind. Its path has ``MODULE``, and ``SUITE`` for the module of tests.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _module(name: str) -> str:
 
 def _fill(source: Path, target: Path, words: Mapping[str, str]) -> None:
     for template in sorted(source.rglob(f"*{SUFFIX}")):
-        name = str(template.relative_to(source)).removesuffix(SUFFIX).replace("MODULE", words["MODULE"])
-        path = target / name
+        name = str(template.relative_to(source)).removesuffix(SUFFIX)
+        path = target / name.replace("SUITE", f"test_{words['MODULE']}").replace("MODULE", words["MODULE"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(string.Template(template.read_text()).substitute(words))

@@ -46,6 +46,9 @@ def test_the_files_that_code_reads_are_in_the_wheel(wheel):
     assert {"plugin_sdk/py.typed", "kernel/py.typed", "corten/py.typed"} <= set(wheel.namelist())
     protos = {str(path.relative_to(PROJECT)) for path in (PROJECT / "plugin_sdk").rglob("*.proto")}
     assert protos <= set(wheel.namelist())
+    templates = {str(path.relative_to(PROJECT)) for path in (PROJECT / "corten").rglob("*.tmpl")}
+    assert len(templates) > 10
+    assert templates <= set(wheel.namelist())
 
 
 def test_no_test_is_in_the_wheel(wheel):
