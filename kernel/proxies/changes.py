@@ -60,9 +60,11 @@ class Proxies:
         self._addresses: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._ending: list[threading.Thread] = []
         self._faulty: list[str] = []
+        self._tables: Tables | None = None
 
     def begin(self, tables: Tables) -> None:
         """At start: what cannot be used is shown, and the rest begun."""
+        self._tables = tables
         for name, fault in tables.faults.items():
             self._show_fault(name, fault)
         for spec in tables.specs.values():
@@ -73,9 +75,12 @@ class Proxies:
 
     def change(self, tables: Tables) -> None:
         """Raises InvalidArgument, with a line for each thing that is wrong; then nothing has changed."""
+        if tables == self._tables:
+            return
         wrong = [*tables.faults.values(), *filter(None, map(self._conflict, tables.specs.values()))]
         if wrong:
             raise errors.InvalidArgument("\n".join(wrong))
+        self._tables = tables
         for name in self._faulty:
             self._registry.hide(TABLE, name)
         self._faulty = []
@@ -115,6 +120,7 @@ class Proxies:
         self._remotes[spec.name] = remote
         remote.start()
         if old is not None:
+            old.give_way(remote)
             self._in_background(f"drain-{spec.name}", end, old.spec.table.drain)
 
     def _remove(self, remote: Remote) -> None:
