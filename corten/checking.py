@@ -100,7 +100,7 @@ def report(target: Target, results: Results) -> Iterator[str]:
         yield ""
     yield from _counts(target.types, results.outcomes)
     yield ""
-    yield from textwrap.wrap(_verdict(target, results), width)
+    yield _verdict(target, results)
 
 
 def _alike(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -123,33 +124,29 @@ def keeps_labels(store: Shelf) -> bool:
         store.clear()
 
 
-def inflates_zstd(differ: diff.Differ, store: Shelf, folder: Path) -> bool:
-    """Whether layers may be compressed with zstd. Needs root; unpacks into ``folder``."""
+def inflates_zstd(differ: diff.Differ, store: Shelf) -> bool:
+    """Whether layers may be compressed with zstd. Needs root."""
     data = zstd(tar(member("a", os.urandom(16))))
-    try:
-        layer = oci.Descriptor(oci.LAYER_ZSTD, store.put(data), len(data))
-        return not _unimplemented(lambda: differ.apply(layer, [_bind(folder)], store))
-    finally:
-        store.clear()
+    return not isinstance(_applied(differ, store, oci.LAYER_ZSTD, data), errors.Unimplemented)
 
 
-def reads(differ: diff.Differ, store: Shelf, folder: Path) -> bool:
-    """Whether this is the store whose blobs the differ finds. Needs root; unpacks into ``folder``."""
+def reads(differ: diff.Differ, store: Shelf) -> bool:
+    """Whether this is the store whose blobs the differ finds. Needs root."""
     data = tar(member("a", os.urandom(16)))
-    try:
-        layer = oci.Descriptor(oci.LAYER, store.put(data), len(data))
-        differ.apply(layer, [_bind(folder)], store)
-    except errors.NotFound:
-        return False
-    except errors.Error:
-        pass
-    finally:
-        store.clear()
-    return True
+    return not isinstance(_applied(differ, store, oci.LAYER, data), errors.NotFound)
 
 
-def _bind(folder: Path) -> mounts.Mount:
-    return mounts.Mount("bind", str(folder), "", ("rbind", "rw"))
+def _applied(differ: diff.Differ, store: Shelf, media_type: str, data: bytes) -> errors.Error | None:
+    """What it raises for a layer that is unpacked into a directory of ours, and removed."""
+    with tempfile.TemporaryDirectory(prefix="corten-check-") as folder:
+        try:
+            layer = oci.Descriptor(media_type, store.put(data), len(data))
+            differ.apply(layer, [mounts.Mount("bind", folder, "", ("rbind", "rw"))], store)
+        except errors.Error as err:
+            return err
+        finally:
+            store.clear()
+    return None
 
 
 def _unimplemented(ask: Callable[[], object]) -> bool:

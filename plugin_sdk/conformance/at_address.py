@@ -6,9 +6,7 @@ Nothing is known of the program but what it answers, and it is not ended or star
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -74,8 +72,7 @@ class Program:
 
     @functools.cached_property
     def inflates_zstd(self) -> bool:
-        with tempfile.TemporaryDirectory(prefix="corten-check-") as folder:
-            return asking.inflates_zstd(self.differ, Shelf(self.content_of_differ), Path(folder))
+        return asking.inflates_zstd(self.differ, Shelf(self.content_of_differ))
 
 
 @pytest.fixture(scope="session")
@@ -118,12 +115,7 @@ class TestContent(ContentSuite):
 
     @pytest.fixture
     def supports_truncate(self) -> bool:
-        """An ingest can be cut to any size; at a socket to 0 only."""
-        return False
-
-    @pytest.fixture
-    def supports_fileno(self) -> bool:
-        """Readers have a descriptor of a plain file; at a socket never."""
+        """At a socket to 0 only."""
         return False
 
 
@@ -137,6 +129,11 @@ class TestDiff(DiffSuite):
     @pytest.fixture
     def differ(self, program: Program, store: Noting) -> diff.Differ:
         return Differ(program.differ, store)
+
+    @pytest.fixture
+    def supports_store(self) -> bool:
+        """It has one of its own."""
+        return False
 
     @pytest.fixture
     def supports_zstd(self, program: Program) -> bool:

@@ -25,16 +25,17 @@ from typing import Any
 import pytest
 
 from plugin_sdk import conformance, errors
-from plugin_sdk.conformance import failures, sentences
+from plugin_sdk.conformance import asking, failures, sentences, shelf
 from plugin_sdk.conformance.target import TARGET, Target
-from plugin_sdk.wire import transport
+from plugin_sdk.wire import content, diff, namespaces, rpc, transport
 
 _MODULE = Path(__file__).parent / "at_address.py"
 _CLASSES = {"snapshot": "TestSnapshot", "content": "TestContent", "diff": "TestDiff"}
 _OPTIONS = ("-c", os.devnull, "--noconftest", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:terminal")
 _ENVIRONMENT = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-_OF_ENDING = re.compile(r"\b(reopen|crash|restart|kill)")
+_OF_ENDING = re.compile("reopen|crash|restart|kill")
 _ENDING = "the program would have to be ended and started again"
+_NEVER = {"restart", "kill", "fileno", "truncate", "store"}  # not the program's doing: it is at the far end of a socket
 _GONE = 3  # calls in a row that nobody answers
 
 
@@ -78,12 +79,10 @@ class Results:
 
 
 def find(target: Target) -> Target:
-    """The target with what it serves, if it does not say so, and with the content that its differ reads.
+    """The target with the types that it serves, which are asked for unless it says them.
 
     Raises Unavailable when nobody answers, FailedPrecondition when it cannot be checked, InvalidArgument for a bad
     address or a snapshotter that is not there."""
-    from plugin_sdk.conformance import asking
-
     with contextlib.closing(target.connect(target.address)) as channel:
         if target.types:
             types = tuple(type for type in target.types if asking.serves(channel, target.scope, type, target.name))
@@ -92,13 +91,24 @@ def find(target: Target) -> Target:
         if not types:
             what = " or ".join(target.types) or "snapshots, content or diff"
             raise errors.FailedPrecondition(f'"{target.address}" does not serve {what}')
-        if "diff" in types and not target.content and not asking.serves(channel, target.scope, "content", ""):
-            raise errors.FailedPrecondition(
-                f'"{target.address}" serves a differ: the address of the content that it reads is needed too'
-            )
-    if {"snapshot", "diff"} & set(types) and os.geteuid() != 0:
-        raise errors.FailedPrecondition(f"the checks of {' and '.join(types)} mount file systems, which only root may")
+        if {"snapshot", "diff"} & set(types) and os.geteuid() != 0:
+            raise errors.FailedPrecondition("the checks of snapshotters and differs mount, which only root may")
+        if "diff" in types:
+            _find_content(channel, target)
     return replace(target, types=types)
+
+
+def _find_content(channel: rpc.Channel, target: Target) -> None:
+    """Raises FailedPrecondition unless the differ reads the content that the checks write."""
+    where = target.content or target.address
+    with contextlib.closing(target.connect(where)) as beside:
+        if not asking.serves(beside, target.scope, "content", ""):
+            raise errors.FailedPrecondition(
+                f'"{where}" does not serve content: the address of what the differ reads is needed'
+            )
+        store = shelf.Shelf(content.Proxy(beside, target.scope))
+        if not asking.reads(diff.Proxy(channel, target.scope), store):
+            raise errors.FailedPrecondition(f'the differ at "{target.address}" does not read the content at "{where}"')
 
 
 def run(
@@ -139,19 +149,13 @@ def _alone() -> Iterator[None]:
 @contextlib.contextmanager
 def _namespace(target: Target) -> Iterator[None]:
     """A daemon makes a namespace by the first use; it is removed if it was not there, and is empty."""
-    from plugin_sdk.wire import namespaces
-
     with contextlib.closing(target.connect(target.address)) as channel:
         store = namespaces.Proxy(channel, target.scope)
-        missing = False
-        try:
-            store.get(target.namespace)
-        except errors.NotFound:
-            missing = True
-        except errors.Error:
-            pass
+        before = None
+        with contextlib.suppress(errors.Error):
+            before = [each.name for each in store.list()]
         yield
-        if missing:
+        if before is not None and target.namespace not in before:
             with contextlib.suppress(errors.Error):
                 store.delete(target.namespace)
 
@@ -166,7 +170,7 @@ class _Session:
         self._only = only.lower()
         self._begin = begin
         self._tell = tell
-        self._current: Outcome | None = None
+        self._running: dict[str, Outcome] = {}
         self._unanswered = 0
         self.outcomes: list[Outcome] = []
         self.lacks: dict[tuple[str, str], str] = {}
@@ -183,46 +187,39 @@ class _Session:
         if report.failed:
             self.trouble = str(report.longrepr).strip().splitlines()[-1]
 
-    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
         self.trouble = excinfo.exconly()
+        return True  # it is not printed
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if self._is_chosen(_planned(item))]
+        planned = {item: Outcome(_type(item), item.name, sentences.of(_function(item))) for item in items}
+        items[:] = [item for item, outcome in planned.items() if self._is_chosen(outcome)]
+        self._running = {item.nodeid: planned[item] for item in items}
         self._begin(len(items))
 
     def _is_chosen(self, planned: Outcome) -> bool:
         return any(self._only in text.lower() for text in (planned.title, planned.check, *planned.sentences))
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Any:
-        value = yield
-        if fixturedef.argname.startswith("supports_") and value is False:
-            says = " ".join((fixturedef.func.__doc__ or "").split())
-            self.lacks[_type(request.node), fixturedef.argname.removeprefix("supports_")] = says
-        return value
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+        name = fixturedef.argname.removeprefix("supports_")
+        is_told = name != fixturedef.argname and name not in _NEVER
+        if is_told and fixturedef.cached_result and fixturedef.cached_result[0] is False:
+            self.lacks[_type(request.node), name] = " ".join((fixturedef.func.__doc__ or "").split())
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-        report: pytest.TestReport = yield
-        outcome = self._current or _planned(item)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        outcome = self._running[report.nodeid]
         outcome = replace(outcome, seconds=outcome.seconds + report.duration)
-        if report.skipped and call.excinfo is not None:
-            outcome = replace(outcome, state=State.UNCHECKED, came=_reason(str(call.excinfo.value)))
-        elif report.failed and call.excinfo is not None and outcome.state is not State.FAILED:
-            expected, came = failures.explain(_function(item), call.excinfo)
-            outcome = replace(outcome, state=State.FAILED, expected=expected, came=came)
-            self._watch(item, call.excinfo.value)
-        self._current = outcome
-        if report.when == "teardown":
-            self._end(outcome)
-        return report
+        if report.skipped and isinstance(report.longrepr, tuple):
+            outcome = replace(outcome, state=State.UNCHECKED, came=_reason(report.longrepr[2]))
+        elif report.failed:
+            outcome = replace(outcome, state=State.FAILED)
+        self._running[report.nodeid] = outcome
 
-    def _end(self, outcome: Outcome) -> None:
-        self._current = None
-        if outcome.state is not State.FAILED:
-            self._unanswered = 0
-        self.outcomes.append(outcome)
-        self._tell(outcome)
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
+        if isinstance(node, pytest.Item) and call.excinfo is not None and not self._running[node.nodeid].came:
+            expected, came = failures.explain(_function(node), call.excinfo)
+            self._running[node.nodeid] = replace(self._running[node.nodeid], expected=expected, came=came)
+            self._watch(node, call.excinfo.value)
 
     def _watch(self, item: pytest.Item, error: BaseException) -> None:
         """Nobody waits for hundreds of checks of a program that has gone."""
@@ -231,17 +228,21 @@ class _Session:
             self.ended = f'"{self._target.address}" answers no more'
             item.session.shouldstop = self.ended
 
-
-def _planned(item: pytest.Item) -> Outcome:
-    return Outcome(_type(item), item.name, sentences.of(_function(item)))
-
-
-def _type(item: pytest.Item) -> str:
-    return next(type for type, name in _CLASSES.items() if f"::{name}::" in item.nodeid)
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        outcome = self._running.pop(nodeid)
+        if outcome.state is not State.FAILED:
+            self._unanswered = 0
+        self.outcomes.append(outcome)
+        self._tell(outcome)
 
 
 def _reason(skipped: str) -> str:
-    return _ENDING if _OF_ENDING.search(skipped) else skipped
+    reason = skipped.removeprefix("Skipped: ")
+    return _ENDING if _OF_ENDING.search(reason) else re.sub(r"^supports_\w+ is false: ", "", reason)
+
+
+def _type(item: Any) -> str:
+    return next(type for type, name in _CLASSES.items() if f"::{name}::" in item.nodeid)
 
 
 def _function(item: pytest.Item) -> Callable[..., Any]:

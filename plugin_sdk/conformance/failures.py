@@ -43,6 +43,8 @@ def _expected(file: Path, line: int) -> str:
     for node in around:
         if isinstance(node, ast.With) and (raised := _raised(source, node)):
             return f"{'; '.join(_text(source, each) for each in node.body)} raises {raised}"
+    if not around:
+        return ""  # the file has changed since it was loaded
     innermost = max(around, key=lambda node: node.lineno)
     if isinstance(innermost, ast.Assert):
         return _text(source, innermost.test)
