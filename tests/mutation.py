@@ -109,7 +109,7 @@ class _Plugin:
         if mutant is not None and (report.when == "call" or (report.failed and mutant.name == SOUND)):
             failures, check = self.failures[mutant.name], item.originalname  # type: ignore[attr-defined]
             failures.setdefault(check, "")
-            if call.excinfo is not None and (mutant.name == SOUND or call.excinfo.errisinstance(NOTICED)):
+            if report.failed and (mutant.name == SOUND or call.excinfo.errisinstance(NOTICED)):
                 failures[check] = f"{item.name}: {call.excinfo.exconly()}"
         return report
 

@@ -241,9 +241,10 @@ class Files(Rig):
             parent = f"layer-{number}"
         expected = {f"file-{number}": str(number) for number in range(layers)} | {"last": str(layers - 1)}
         assert texts(subject.view("view", parent)) == expected
-        with shown(subject.prepare("key", parent)) as folder:
+        assert texts(subject.prepare("key", parent)) == expected
+        with shown(subject.mounts("key")) as folder:
             (folder / "file-0").unlink()
-            assert (folder / "last").read_text() == str(layers - 1)
+        assert texts(subject.mounts("key")) == {name: text for name, text in expected.items() if name != "file-0"}
 
     @holds(EMPTY, "Makes an active snapshot.")
     def test_prepare_without_parent_is_empty_and_writable(self, subject: Subject) -> None:

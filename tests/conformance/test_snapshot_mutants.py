@@ -1,0 +1,52 @@
+"""Snapshotters with one broken sentence are caught by the checks of that sentence."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from plugin_sdk.conformance import snapshots
+from tests import mutation
+from tests.conformance import snapshot_change_mutants, snapshot_mutants
+
+MUTANTS = [*snapshot_mutants.MUTANTS, *snapshot_change_mutants.MUTANTS]
+
+pytestmark = pytest.mark.root
+
+
+class Mutated(snapshots.SnapshotSuite):
+    @pytest.fixture
+    def opened(self):
+        opened = []
+        yield opened
+        for snapshotter in opened:
+            snapshotter.close()
+
+    @pytest.fixture
+    def reopen(self, mutant, opened):
+        """On a disk only what must get there."""
+        folder = Path(
+            tempfile.mkdtemp(prefix="corten-", dir=None if getattr(mutant.make, "on_disk", False) else "/dev/shm")
+        )
+
+        def reopen():
+            opened.append(mutant.make(folder / "root"))
+            return opened[-1]
+
+        yield reopen
+        shutil.rmtree(folder)
+
+    @pytest.fixture
+    def snapshotter(self, reopen):
+        return reopen()
+
+
+@pytest.fixture(scope="module")
+def results():
+    return mutation.run(__file__, MUTANTS, snapshot_mutants.SOUND)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_a_broken_sentence_is_caught(results, mutant):
+    results.caught(mutant)
