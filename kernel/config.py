@@ -261,10 +261,19 @@ def _near(name: str, valid: Iterable[str]) -> str:
     return toml.nearest(name, valid)
 
 
+EXAMPLE = """
+# For example this one, which comes with Corten and keeps snapshots on btrfs, where its root lies:
+# [proxy_plugins.btrfs]
+# type = "snapshot"
+# address = "/run/corten-btrfs.sock"
+# command = ["corten-btrfs", "--root", "/var/lib/corten-btrfs"]
+"""
+
+
 def default_text(plugins: Iterable[plugin.Registration] = ()) -> str:
     """The defaults as an annotated plugins.toml, with a table for each plugin that can be configured."""
     tables: dict[str, Any] = {of.name: of.config() for of in plugins if of.config is not None}
-    return _text(dataclasses.replace(Config(), plugins=tables), annotate=True)
+    return _text(dataclasses.replace(Config(), plugins=tables), annotate=True) + EXAMPLE
 
 
 def dump_text(loaded: Loaded, plugins: Iterable[plugin.Registration] = ()) -> str:

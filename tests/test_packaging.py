@@ -57,7 +57,7 @@ def test_no_test_is_in_the_wheel(wheel):
 
 def test_the_commands_exist(wheel):
     scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert set(scripts) == {"cortend", "corten"}
+    assert set(scripts) == {"cortend", "corten", "corten-btrfs"}
     for target in scripts.values():
         module, _, function = target.partition(":")
         text = wheel.read(f"{module.replace('.', '/')}.py").decode()

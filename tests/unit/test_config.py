@@ -75,6 +75,15 @@ def test_every_key_stands_in_the_annotated_file() -> None:
         assert set(written[name]) == {field.name for field in dataclasses.fields(table)}
 
 
+def test_the_example_of_the_annotated_file_is_one(write: Callable[..., Path]) -> None:
+    text = (ROOT / "plugins.toml").read_text().replace("\n# [proxy", "\n[proxy")
+    for key in ("type", "address", "command"):
+        text = text.replace(f"\n# {key} =", f"\n{key} =")
+    loaded = config.load(write(text))
+    assert not loaded.warnings
+    assert loaded.proxies.specs["btrfs"].table.command == ("corten-btrfs", "--root", "/var/lib/corten-btrfs")
+
+
 def test_a_dump_loads_again_as_the_same(write: Callable[..., Path]) -> None:
     text = """
         version = 3
