@@ -390,7 +390,10 @@ class Registry:
         slot.remote = cast(Remote, made) if remote else None
         with self._changed:
             old = self._slots.get(name)
-            slot.lane = lanes.Lane(name, waiting=_PATIENT if remote else _WAITING)
+            if remote and old is not None and old.remote is not None:  # calls that wait for a thread stay
+                slot.lane, old.lane = old.lane, None
+            else:
+                slot.lane = lanes.Lane(name, waiting=_PATIENT if remote else _WAITING)
             self._slots[name] = slot
         return functools.partial(self._retire, old) if old is not None else lambda drain=0.0: None
 

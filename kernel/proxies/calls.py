@@ -31,7 +31,7 @@ _TOO_LARGE = "larger than max"
 
 
 class Plugin(Protocol):
-    """What a call needs of a ``Remote``."""
+    """What a call needs of a ``Remote``; ``admit`` may answer one that has taken its place."""
 
     @property
     def spec(self) -> Spec: ...
@@ -39,7 +39,7 @@ class Plugin(Protocol):
     @property
     def noun(self) -> str: ...
 
-    def admit(self, begun: float) -> Link: ...
+    def admit(self, begun: float) -> tuple[Plugin, Link]: ...
 
     def answered(self) -> None: ...
 
@@ -56,6 +56,7 @@ class Calls:
     def __init__(self, plugin: Plugin, scope: Scope) -> None:
         self._plugin = plugin
         self._begun = scope.begun
+        self._impatient = scope.begun < 0  # of the daemon itself, which comes again
         self._made = 0
 
     @property
@@ -66,17 +67,17 @@ class Calls:
     def unary(self, service: str, method: rpc.Method, request: Message, scope: Scope) -> Message:
         self._made = 0
         while True:
-            link = self._plugin.admit(self._begun)
+            plugin, link = self._plugin.admit(self._begun)
             self._made += 1
             try:
-                with scope.within(self._plugin.spec.timeout) as bounded:
+                with scope.within(plugin.spec.timeout) as bounded:
                     answer = link.channel.unary(service, method, request, bounded)
             except transport.Lost as err:
-                self._after_loss(link, method, err)
+                self._after_loss(plugin, link, method, err)
             except errors.Error as err:
-                raise self._judged(method, scope, err) from err
+                raise self._judged(plugin, method, scope, err) from err
             else:
-                self._plugin.answered()
+                self._answered(plugin)
                 return answer
 
     def stream(
@@ -85,59 +86,73 @@ class Calls:
         """Each message is waited for as long as one call; what only reads is begun again when its first is lost."""
         self._made = 0
 
-        def begin() -> tuple[Link, rpc.Stream[Message]]:
-            link = self._plugin.admit(self._begun)
+        def begin() -> tuple[Plugin, Link, rpc.Stream[Message]]:
+            plugin, link = self._plugin.admit(self._begun)
             self._made += 1
-            return link, link.channel.stream(service, method, requests, scope)
+            return plugin, link, link.channel.stream(service, method, requests, scope)
 
         return _Stream(self, method, scope, begin)
 
     def close(self) -> None:
         """Nothing: the connection belongs to the plugin."""
 
-    def next(self, link: Link, method: rpc.Method, scope: Scope, inner: rpc.Stream[Message], first: bool) -> Message:
+    def next(
+        self,
+        plugin: Plugin,
+        link: Link,
+        method: rpc.Method,
+        scope: Scope,
+        inner: rpc.Stream[Message],
+        first: bool,
+    ) -> Message:
         """The next message of a stream. Raises StopIteration; _Again when the stream is to be begun once more."""
         begun = time.monotonic()
         try:
-            with self._plugin.watched(inner.cancel):
+            with plugin.watched(inner.cancel):
                 message = next(inner)
         except transport.Lost as err:
-            self._after_loss(link, method, err, repeat=first and not method.client_streaming)
+            self._after_loss(plugin, link, method, err, repeat=first and not method.client_streaming)
             raise _Again from err
         except errors.Canceled as err:
-            if time.monotonic() - begun < self._plugin.spec.timeout:
+            if time.monotonic() - begun < plugin.spec.timeout:
                 raise
-            raise self._judged(method, scope, errors.DeadlineExceeded(err.message)) from err
+            raise self._judged(plugin, method, scope, errors.DeadlineExceeded(err.message)) from err
         except errors.Error as err:
-            raise self._judged(method, scope, err) from err
-        self._plugin.answered()
+            raise self._judged(plugin, method, scope, err) from err
+        self._answered(plugin)
         return message
 
-    def _after_loss(self, link: Link, method: rpc.Method, err: transport.Lost, repeat: bool = True) -> None:
+    def _answered(self, plugin: Plugin) -> None:
+        """What the daemon asks of itself after each failure says nothing of what clients ask."""
+        if not self._impatient:
+            plugin.answered()
+
+    def _after_loss(
+        self, plugin: Plugin, link: Link, method: rpc.Method, err: transport.Lost, repeat: bool = True
+    ) -> None:
         """Returns when the call is to be made again."""
-        self._plugin.lost(link)
-        impatient = self._begun < 0
-        if not repeat or impatient or method.name in _ONCE or self._made >= _MOST:
-            raise transport.Lost(f"{self._plugin.noun} has gone during {method.name}: {err.message}") from err
+        plugin.lost(link)
+        if not repeat or self._impatient or method.name in _ONCE or self._made >= _MOST:
+            raise transport.Lost(f"{plugin.noun} has gone during {method.name}: {err.message}") from err
         self._begun = time.monotonic()
 
-    def _judged(self, method: rpc.Method, scope: Scope, err: errors.Error) -> errors.Error:
+    def _judged(self, plugin: Plugin, method: rpc.Method, scope: Scope, err: errors.Error) -> errors.Error:
         """The error as the caller is to see it; the breaker hears of it."""
         if isinstance(err, errors.DeadlineExceeded):
             if scope.remaining() == 0.0:  # the caller's own
                 return err
-            text = f"{self._plugin.noun} has not answered {method.name} within {self._plugin.spec.timeout:g} s"
+            text = f"{plugin.noun} has not answered {method.name} within {plugin.spec.timeout:g} s"
             late = errors.DeadlineExceeded(text)
-            self._plugin.failed(late)
+            plugin.failed(late)
             return late
         if isinstance(err, errors.Canceled):
             return err
-        self._plugin.answered()
+        self._answered(plugin)
         if isinstance(err, errors.Internal) and _UNREADABLE in err.message:
-            return errors.Internal(f"{self._plugin.noun} gave an answer to {method.name} that cannot be read")
+            return errors.Internal(f"{plugin.noun} gave an answer to {method.name} that cannot be read")
         if isinstance(err, errors.ResourceExhausted) and _TOO_LARGE in err.message:
             most = transport.MAX_MESSAGE
-            text = f"{self._plugin.noun} gave an answer to {method.name} of more than {most} bytes"
+            text = f"{plugin.noun} gave an answer to {method.name} of more than {most} bytes"
             return errors.ResourceExhausted(text)
         return err
 
@@ -152,14 +167,14 @@ class _Stream:
         calls: Calls,
         method: rpc.Method,
         scope: Scope,
-        begin: Callable[[], tuple[Link, rpc.Stream[Message]]],
+        begin: Callable[[], tuple[Plugin, Link, rpc.Stream[Message]]],
     ) -> None:
         self._calls = calls
         self._method = method
         self._scope = scope
         self._begin = begin
         self._first = True
-        self._link, self._inner = begin()
+        self._plugin, self._link, self._inner = begin()
 
     def __iter__(self) -> _Stream:
         return self
@@ -167,9 +182,11 @@ class _Stream:
     def __next__(self) -> Message:
         while True:
             try:
-                message = self._calls.next(self._link, self._method, self._scope, self._inner, self._first)
+                message = self._calls.next(
+                    self._plugin, self._link, self._method, self._scope, self._inner, self._first
+                )
             except _Again:
-                self._link, self._inner = self._begin()
+                self._plugin, self._link, self._inner = self._begin()
                 continue
             self._first = False
             return message

@@ -116,6 +116,7 @@ class Remote:
         self._delays = Delays() if spec.table.command else Delays(0.1, _RETRY_LONGEST)
         self._woken = threading.Event()
         self._closing = False
+        self._successor: Remote | None = None
         self._silent_since: float | None = None
         self._overdue: dict[object, tuple[float, Callable[[], None]]] = {}
         self._thread = threading.Thread(target=self._run, name=f"proxy-{spec.name}", daemon=True)
@@ -177,19 +178,23 @@ class Remote:
         root = self._facts.exports.get("root", "")
         return answers.Fence(self.noun, root, self._around.own, self._around.home)
 
-    def admit(self, begun: float) -> Link:
-        """The connection for one call. Waits until ``begun`` (``time.monotonic``) is ``grace`` ago for a plugin that is
-        away. Raises Unavailable, which says why and what comes next."""
+    def admit(self, begun: float) -> tuple[Remote, Link]:
+        """The connection for one call, and whose it is. Waits until ``begun`` (``time.monotonic``) is ``grace`` ago for
+        a plugin that is away. Raises Unavailable, which says why and what comes next."""
         until = begun + self._spec.table.grace
         with self._changed:
             while not (self._link is not None and self._status.state in _USABLE):
+                if self._successor is not None:
+                    break
                 left = until - time.monotonic()
                 if self._closing or self._status.state is State.REFUSED or left <= 0:
                     raise self._unavailable()
                 self._changed.wait(left)
-            if self._breaker.is_open:
-                raise self._unavailable()
-            return self._link
+            else:
+                if self._breaker.is_open:
+                    raise self._unavailable()
+                return self, self._link
+        return self._successor.admit(begun)
 
     def _unavailable(self) -> errors.Unavailable:
         if self._closing:
@@ -233,6 +238,12 @@ class Remote:
         self._spec = spec
         self._facts = links.facts(spec, self._said)
         self._woken.set()
+
+    def give_way(self, successor: Remote) -> None:
+        """Calls that wait for this one, or come when it is away, wait for the other."""
+        with self._changed:
+            self._successor = successor
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Ends calls that still run with Unavailable, and the program. Returns when it has ended."""
