@@ -218,7 +218,7 @@ def hosting(directory: Path, head: str = "", *, start: bool = True) -> Iterator[
         host.close()
         sys.stderr.write(f"\ncortend's log ends:\n{log[-6000:]}\n")
     assert not host.daemon.leftovers(), f"processes left: {host.daemon.leftovers()}"
-    assert "Traceback" not in log
+    assert "Traceback" not in log, "\n".join(log[log.index("Traceback") - 500 :].splitlines()[:60])
 
 
 # --- clients

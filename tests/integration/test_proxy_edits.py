@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,17 @@ def test_config_dump_prints_the_tables_and_check_accepts_them(host: Host) -> Non
 
 def test_config_default_has_no_plugin(host: Host) -> None:
     assert "[proxy_plugins" not in cortend(host, "default").stdout.replace("[proxy_plugins]", "")
+
+
+def test_calls_that_wait_for_a_program_that_cannot_be_run_go_on_when_its_command_is_corrected(host: Host) -> None:
+    host.declare("typo", command=["/none"], grace="20s")
+    host.wait_for("typo", "backoff")
+    with ThreadPoolExecutor(40) as threads:
+        waiting = [threads.submit(host.snapshotter("typo").prepare, f"key-{number}") for number in range(40)]
+        until(lambda: b"default" in host.daemon.ctr("namespaces", "ls").stdout)
+        time.sleep(0.3)
+        host.moody("typo", grace="20s")
+        host.wait_for("typo")
+        assert all(each.result(20) for each in waiting)
+    assert len(host.held("typo")) == 40
+    host.withdraw("typo")

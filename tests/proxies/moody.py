@@ -14,8 +14,9 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,19 @@ class Moody:
             self._orders.record(method.name, call)
             orders = self._orders.of(method.name)
             assert method.handler is not None
-            work = asyncio.ensure_future(_late(method.handler(request, call), orders.get("wait", 0)))  # type: ignore[arg-type]
+            work = asyncio.ensure_future(_late(partial(method.handler, request, call), orders.get("wait", 0)))
             self._running.add(work)
-            work.add_done_callback(self._running.discard)
+            work.add_done_callback(self._ended)
             answer = await asyncio.shield(work)
             await asyncio.sleep(orders.get("hold", 0))
             return _changed(answer, orders)
 
         return handler
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self._running.discard(work)
+        if not work.cancelled():
+            work.exception()  # nobody may be there any more to be told
 
     def _stream(self, method: rpc.Method) -> Any:
         async def handler(request: Any, call: rpc.Call) -> AsyncIterator[Message | bytes]:
@@ -89,9 +95,10 @@ class Moody:
         return handler
 
 
-async def _late(work: Awaitable[Message], seconds: float) -> Message:
+async def _late(work: Callable[[], Any], seconds: float) -> Message:
     await asyncio.sleep(seconds)
-    return await work
+    answer: Message = await work()
+    return answer
 
 
 def _changed(answer: Message | bytes, orders: dict[str, Any]) -> Message | bytes:
