@@ -32,6 +32,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from plugin_sdk import content, errors, identifiers
 from plugin_sdk import content_ingest as ingest
@@ -40,18 +41,17 @@ from plugin_sdk.hashing import Digest
 
 
 class Reader(abc.ABC):
-    """Implements ``content.Reader`` but for the bytes. ``size`` is that of the blob."""
+    """Implements ``content.Reader`` but for the bytes. ``size`` is that of the blob; ``file``, an open file, is closed
+    with the reader."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, file: BinaryIO | None = None) -> None:
         self.size = size
+        self._file = file
         self._closed = False
 
     @abc.abstractmethod
     def _read(self, offset: int, size: int) -> bytes:
         """As ``read_at``; the offset is not negative."""
-
-    def _close(self) -> None:  # noqa: B027 - many need none
-        """Lets go of what is open; called once."""
 
     def read_at(self, offset: int, size: int) -> bytes:
         self._require_open()
@@ -63,9 +63,9 @@ class Reader(abc.ABC):
         raise errors.Unimplemented("this store keeps its blobs not as plain files")
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._close()
+        self._closed = True
+        if self._file is not None:
+            self._file.close()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -111,7 +111,7 @@ class Store(abc.ABC):
         """Makes the file that ``_stage`` answered the blob, which does not exist. When it raises, the ingest stays."""
 
     def _stage(self, digest: str, data: Path) -> Path:
-        """Makes of the ingest's bytes the file that is to be kept, beside ``data`` or ``data`` itself."""
+        """Makes of the ingest's bytes the file that is to be kept, beside ``data`` or ``data`` itself. It is synced."""
         return data
 
     def _label(self, digest: str, labels: Mapping[str, str]) -> None:  # noqa: B027 - many need none
@@ -170,7 +170,7 @@ class Store(abc.ABC):
             if not (folder / "data").exists():
                 raise ingest.not_found(ref)
             trash = ingest.retire(folder)
-        sync_folder(self._ingests)
+        sync(self._ingests)
         ingest.discard(trash)
 
     def _has(self, digest: str) -> bool:
@@ -187,12 +187,13 @@ class Store(abc.ABC):
         """Makes the synced bytes of an ingest, open as ``fd``, the blob ``digest``. Raises FileNotFoundError when the
         ingest is gone."""
         staged = self._stage(digest, folder / "data")
+        if staged != folder / "data":
+            sync(staged)
+            ingest.mark(folder, digest)
         with self._names:
             exists = self._has(digest)
             if not exists:
                 ingest.require_same(folder, fd)
-                if staged != folder / "data":
-                    ingest.mark(folder, digest)
                 self._label(digest, labels)
                 self._keep(digest, staged)
             trash = ingest.retire(folder)
@@ -215,9 +216,9 @@ def _already_exists(digest: str) -> errors.AlreadyExists:
     return errors.AlreadyExists(f"content {digest}: already exists")
 
 
-def sync_folder(folder: Path) -> None:
-    """fsync(2) of a directory: names in it are on disk then."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """fsync(2) of a file, or of a directory: the names in it are on disk then."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from plugin_sdk import content, content_store, errors, identifiers, serve
 
@@ -29,7 +30,7 @@ class Store(content_store.Store):
         return os.listdir(self._blobs)
 
     def _open(self, digest: str) -> content.Reader:
-        return Reader(os.open(self._blobs / digest, os.O_RDONLY | os.O_CLOEXEC))
+        return Reader((self._blobs / digest).open("rb", buffering=0))
 
     def _remove(self, digest: str) -> None:
         (self._blobs / digest).unlink()
@@ -54,15 +55,12 @@ class Store(content_store.Store):
 
 
 class Reader(content_store.Reader):
-    def __init__(self, fd: int) -> None:
-        super().__init__(os.fstat(fd).st_size)
-        self._fd = fd
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(os.fstat(file.fileno()).st_size, file)
+        self._fd = file.fileno()
 
     def _read(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
-
-    def _close(self) -> None:
-        os.close(self._fd)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from plugin_sdk import content, content_store, identifiers
 
@@ -38,12 +39,12 @@ class Store(content_store.Store):
         return (f"{path.parent.name}:{path.name}" for path in self._blobs.glob("*/*"))
 
     def _open(self, digest: str) -> Reader:
-        return Reader(os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC))
+        return Reader(self.path(digest).open("rb", buffering=0))
 
     def _remove(self, digest: str) -> None:
         path = self.path(digest)
         path.unlink()
-        content_store.sync_folder(path.parent)
+        content_store.sync(path.parent)
 
     def _keep(self, digest: str, staged: Path) -> None:
         path = self.path(digest)
@@ -52,13 +53,13 @@ class Store(content_store.Store):
         staged.rename(path)
 
     def _settle(self, digest: str) -> None:
-        content_store.sync_folder(self.path(digest).parent)
+        content_store.sync(self.path(digest).parent)
 
 
 class Reader(content_store.Reader):
-    def __init__(self, fd: int) -> None:
-        super().__init__(os.fstat(fd).st_size)
-        self._fd = fd
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(os.fstat(file.fileno()).st_size, file)
+        self._fd = file.fileno()
 
     def _read(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
@@ -66,9 +67,6 @@ class Reader(content_store.Reader):
     def fileno(self) -> int:
         self._require_open()
         return self._fd
-
-    def _close(self) -> None:
-        os.close(self._fd)
 
 
 def _info(digest: str, stat: os.stat_result) -> content.Info:

@@ -39,17 +39,14 @@ class Packed(content_store.Store):
 
     def _stage(self, digest, data):
         staged = data.with_name("packed")
-        with staged.open("wb") as file:
-            file.write(zlib.compress(data.read_bytes()))
-            file.flush()
-            os.fsync(file.fileno())
+        staged.write_bytes(zlib.compress(data.read_bytes()))
         return staged
 
     def _keep(self, digest, staged):
         staged.rename(self._blobs / f"{digest}.{staged.with_name('data').stat().st_size}")
 
     def _settle(self, digest):
-        content_store.sync_folder(self._blobs)
+        content_store.sync(self._blobs)
 
 
 class Reader(content_store.Reader):
