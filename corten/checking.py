@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from plugin_sdk import errors
 if TYPE_CHECKING:
     from plugin_sdk.conformance.checking import Outcome, Results
     from plugin_sdk.conformance.target import Target
+    from plugin_sdk.wire import transport
 
 PASSED, FAILED, IMPOSSIBLE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all checks passed, some failed, nothing could be checked, ^C."""
@@ -27,7 +29,7 @@ _STATES = ("passed", "failed", "unchecked")
 
 
 def check(address: str, only: str, as_json: bool, **options: Any) -> int:
-    """Answers the exit code; ``options`` are the other fields of a ``Target``."""
+    """Answers the exit code; ``options`` are the other fields of a ``Target``, and the files of its ``tls``."""
     try:
         target, results = _run(address, only, options)
     except errors.Error as err:
@@ -51,12 +53,26 @@ def _run(address: str, only: str, options: dict[str, Any]) -> tuple[Target, Resu
         raise errors.FailedPrecondition(
             "the checks need pytest, which is not installed: pip install 'corten[check]'"
         ) from err
-    target = checking.find(Target(address, **options))
+    tls = _tls(**{name: options.pop(name) for name in ("tls_ca", "tls_cert", "tls_key", "tls_name")})
+    target = checking.find(Target(address, tls=tls, **options))
     progress = Progress()
     try:
         return target, checking.run(target, only, progress.begin, progress.tell)
     finally:
         progress.clear()
+
+
+def _tls(tls_ca: str, tls_cert: str, tls_key: str, tls_name: str) -> transport.Tls | None:
+    """Of the files that are named. Raises InvalidArgument for one that cannot be read."""
+    from plugin_sdk.wire import transport
+
+    if not (tls_ca or tls_cert or tls_key):
+        return None
+    try:
+        ca, cert, key = (Path(file).read_bytes() if file else b"" for file in (tls_ca, tls_cert, tls_key))
+    except OSError as err:
+        raise errors.InvalidArgument(f"{err.filename}: {err.strerror}") from err
+    return transport.Tls(ca, cert, key, tls_name)
 
 
 class Progress:

@@ -198,6 +198,10 @@ def plugin_new(kind: str, name: str, directory: Path) -> None:
 @click.option("--content", default="", metavar="ADDRESS", help="Where a differ finds content, if not at ADDRESS.")
 @click.option("--only", default="", metavar="TEXT", help="Only checks with this text in their name or sentences.")
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds that a call may take.")
+@click.option("--tls-ca", default="", metavar="FILE", help="What the certificate of a TCP address is signed by; PEM.")
+@click.option("--tls-cert", default="", metavar="FILE", help="Our own certificate.")
+@click.option("--tls-key", default="", metavar="FILE", help="Its key.")
+@click.option("--tls-name", default="", metavar="NAME", help="The name in its certificate, if not that in ADDRESS.")
 @click.option("--json", "as_json", is_flag=True, help="Print every check, for programs.")
 def plugin_check(address: str, types: tuple[str, ...], only: str, as_json: bool, **options: Any) -> None:
     """Checks that the program at ADDRESS keeps the contract of its plugins.

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import Message
 
 from plugin_sdk.scope import Scope
+from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import transport
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class Target:
     """A program that serves ``types``, keys of ``asking.TYPES``.
 
     ``name`` is what the calls give as the snapshotter's name. ``content`` is the address of the content store that a
-    differ reads, empty for the program's own. A call that takes longer than ``timeout`` seconds fails.
+    differ reads, empty for the program's own. A call that takes longer than ``timeout`` seconds fails. ``tls`` is for
+    TCP addresses.
     """
 
     address: str
@@ -30,13 +32,15 @@ class Target:
     namespace: str = "corten-check"
     content: str = ""
     timeout: float = 60.0
+    tls: transport.Tls | None = None
 
     @property
     def scope(self) -> Scope:
         return Scope(self.namespace)
 
     def connect(self, address: str) -> rpc.Channel:
-        return _Patient(transport.connect(address, lease=False), self.timeout)
+        tls = None if address_.split(address)[1] else self.tls
+        return _Patient(transport.connect(address, lease=False, tls=tls), self.timeout)
 
 
 class _Patient:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from plugin_sdk.wire import snapshots as wire_snapshots
 from plugin_sdk.wire import transport
 from plugin_sdk.wire.http2.server import Server
 from plugins_builtin.content import local
-from tests import programs, terminal
+from tests import certificates, programs, terminal
 from tests.serving import Serve, serve
 
 pytestmark = pytest.mark.root
@@ -47,12 +48,12 @@ def start(scratch: Path) -> Iterator[Start]:
     """``start("native,local")`` answers the address of a program with these parts."""
     with contextlib.ExitStack() as stack:
 
-        def begin(parts: str, *flags: str) -> str:
+        def begin(parts: str, *flags: str, address: str = "") -> str:
             folder = Path(tempfile.mkdtemp(dir=scratch))
-            address = str(folder / "s")
+            address = address or str(folder / "s")
             command = programs.python("-m", "tests.checked", parts, "--address", address, "--root", str(folder / "r"))
             program = stack.enter_context(programs.started([*command, *flags], folder / "log", ENVIRONMENT))
-            program.wait_for(address)
+            program.wait_to_say("serves")
             return address
 
         yield begin
@@ -143,6 +144,19 @@ def test_each_check_is_told_to_programs(start: Start) -> None:
         assert BROKEN in each["sentences"]
         assert (each["type"], each["state"], each["expected"], each["came"]) == ("snapshot", "passed", "", "")
         assert each["seconds"] > 0
+
+
+def test_a_program_at_a_tcp_address_is_checked_over_tls(start: Start, tmp_path: Path) -> None:
+    files = certificates.make(tmp_path / "tls")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    program = ("--tls-cert", str(files.server), "--tls-key", str(files.server_key), "--tls-ca", str(files.ca))
+    start("native", *program, address=address)
+    ours = ("--tls-cert", str(files.client), "--tls-key", str(files.client_key), "--tls-ca", str(files.ca))
+    done = check(address, *ours, "--only", BROKEN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "does not answer" in refusal(check(address))
+    assert refusal(check(address, "--tls-ca", "/none")) == "/none: No such file or directory"
 
 
 # Programs that do not
