@@ -19,11 +19,12 @@ from __future__ import annotations
 import pytest
 
 from plugin_sdk.conformance.applying import ApplySuite
+from plugin_sdk.conformance.borrowing import BorrowSuite
 from plugin_sdk.conformance.comparing import CompareSuite
 from plugin_sdk.conformance.refusing import RefusalSuite
 from plugin_sdk.conformance.stacking import StackSuite
 
 
 @pytest.mark.root
-class DiffSuite(ApplySuite, StackSuite, RefusalSuite, CompareSuite):
+class DiffSuite(ApplySuite, StackSuite, RefusalSuite, BorrowSuite, CompareSuite):
     """All of it."""

@@ -14,17 +14,25 @@ import pytest
 
 from plugin_sdk import content, diff, errors, oci
 from plugin_sdk.conformance import layers
-from plugin_sdk.conformance.content import digest_of, put
 from plugin_sdk.conformance.layers import (
     Stack,
     tar,
 )
+from plugin_sdk.conformance.shelf import digest_of, put
 from plugin_sdk.oci import Descriptor
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
 """net_raw, permitted and effective, as security.capability holds it (linux/capability.h)."""
 
 Apply = Callable[..., Descriptor]
+
+
+def keep(store: content.Store, data: bytes) -> str:
+    """The digest of a blob with these bytes, which may be there already."""
+    digest = digest_of(data)
+    with contextlib.suppress(errors.AlreadyExists):
+        put(store, data, f"layer-{digest}")
+    return digest
 
 
 class Rig:
@@ -40,6 +48,11 @@ class Rig:
 
     @pytest.fixture
     def supports_zstd(self) -> bool:
+        return True
+
+    @pytest.fixture
+    def supports_store(self) -> bool:
+        """The differ uses the store that a call names; at the far end of a socket it has one of its own."""
         return True
 
     @pytest.fixture
@@ -61,9 +74,6 @@ class Rig:
     def apply(self, differ: diff.Differ, store: content.Store) -> Apply:
         def apply(stack: Stack, *members: layers.Member, data: bytes = b"", media_type: str = oci.LAYER) -> Descriptor:
             data = data or tar(*members)
-            digest = digest_of(data)
-            with contextlib.suppress(errors.AlreadyExists):
-                put(store, data, digest)
-            return differ.apply(Descriptor(media_type, digest, len(data)), stack.push(), store)
+            return differ.apply(Descriptor(media_type, keep(store, data), len(data)), stack.push(), store)
 
         return apply

@@ -6,10 +6,15 @@ import pytest
 
 from plugin_sdk import content, diff, snapshots
 from plugin_sdk.conformance import content as content_checks
+from plugin_sdk.conformance import diff as diff_checks
 from plugin_sdk.conformance import sentences
 from plugin_sdk.conformance import snapshots as snapshot_checks
 
-SUITES = {snapshots: snapshot_checks.SnapshotSuite, content: content_checks.ContentSuite}
+SUITES = {
+    snapshots: snapshot_checks.SnapshotSuite,
+    content: content_checks.ContentSuite,
+    diff: diff_checks.DiffSuite,
+}
 
 NOT_CHECKED = {
     snapshots: {
@@ -28,6 +33,15 @@ NOT_CHECKED = {
         "A writer or reader is used by one thread at a time.": "the caller's duty",
         "A blob.": "the word",
         "An ingest.": "the word",
+    },
+    diff: {
+        "Diff: a layer becomes files, and the difference of two trees becomes a layer.": "the title",
+        "A **differ** is an **applier** and a **comparer**.": "the word",
+        "A **diff ID** is the digest of the uncompressed tar.": "the word",
+        "One use from start to end:": "the example, whose lines stand in the checks one by one",
+        "After an error some of the files may be in the mount: the caller throws that snapshot away.": (
+            "the caller's duty"
+        ),
     },
 }
 
