@@ -28,6 +28,9 @@ from plugin_sdk.wire import transport
 if TYPE_CHECKING:
     from cryptography import x509
 
+NAMESPACE = "corten"
+"""Of the calls that look whether a plugin is there; nothing is ever made in it."""
+
 _TIMEOUT = 2.0  # seconds for the handshake
 
 
@@ -93,7 +96,7 @@ def connect(spec: Spec) -> Link:
 
 def describe(channel: transport.Channel, name: str, timeout: float) -> handshake.Description | None:
     """None from a program that answers but has no handshake. Raises Unavailable and DeadlineExceeded."""
-    scope = Scope("", deadline=time.monotonic() + timeout)
+    scope = Scope(NAMESPACE, deadline=time.monotonic() + timeout)
     try:
         return wire.Proxy(channel, scope).describe(VERSION, name)
     except (errors.Unavailable, errors.DeadlineExceeded, errors.Canceled):

@@ -37,9 +37,6 @@ NOUNS: Mapping[str, str] = {
     plugin.DIFFER: "differ",
 }
 
-PROBE_NAMESPACE = "corten"
-"""Of the calls that a probe makes; it is only ever read."""
-
 _TICK = 0.5  # seconds between probes
 _PROBE_TIMEOUT = 1.0
 _START_TIMEOUT = 30.0  # seconds for a program to listen
@@ -407,7 +404,7 @@ class Remote:
             self._became_ready(restarted=False)
 
     def _read_something(self, link: Link) -> None:
-        scope = Scope(PROBE_NAMESPACE, deadline=time.monotonic() + _PROBE_TIMEOUT)
+        scope = Scope(links.NAMESPACE, deadline=time.monotonic() + _PROBE_TIMEOUT)
         try:
             if self._spec.kind == plugin.SNAPSHOTTER:
                 wire_snapshots.Proxy(link.channel, scope, self._spec.name).stat("corten-probe")
