@@ -25,7 +25,7 @@ _ENABLE = 1
 
 
 @contextlib.contextmanager
-def file_system(kind: str = "btrfs", size: int = 256 << 20, parent: str = "/dev/shm") -> Iterator[Path]:
+def file_system(kind: str = "btrfs", size: int = 2 << 30, parent: str = "/dev/shm") -> Iterator[Path]:
     """The mounted root of a new file system of ``size`` bytes, which takes memory for what is written only."""
     directory = Path(tempfile.mkdtemp(prefix="corten-loop-", dir=parent))
     image, target = directory / "image", directory / "m"

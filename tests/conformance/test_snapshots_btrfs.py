@@ -1,7 +1,8 @@
-"""The suite for snapshotters on subvolumes: the object, its namespaced view, and over a socket."""
+"""The suite for snapshotters on subvolumes: the object, its namespaced view, and its program, which it kills."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from plugin_sdk import snapshots as contract
 from plugin_sdk.conformance import snapshots
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import snapshots as wire
+from plugin_sdk.wire import transport
 from proxy_plugins.btrfs.snapshotter import Snapshotter
-from tests import loops
+from tests import loops, programs
 from tests.registries import FixedRegistry
-from tests.serving import Serve
 
 pytestmark = pytest.mark.root
+
+LAYERS = 60  # each stands alone: there is no limit
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ class Suite(snapshots.SnapshotSuite):
 
     @pytest.fixture
     def layers(self) -> int:
-        return 130
+        return LAYERS
 
     @pytest.fixture
     def reopen(self, opened: list[Snapshotter], root: Path) -> Callable[[], contract.Snapshotter]:
@@ -78,11 +81,65 @@ class TestBtrfsWithQuota(Suite):
         return counted_file_system / str(abs(hash(request.node.nodeid)))
 
 
-class TestBtrfsOverASocket(Suite):
+class Served:
+    """The program, and a client of it."""
+
+    def __init__(self, root: Path, directory: Path) -> None:
+        self._address = str(directory / "s")
+        self._command = programs.python(
+            "-m", "proxy_plugins.btrfs", "--address", self._address, "--root", str(root), "--log-level", "error"
+        )
+        self._log = directory / "log"
+        self._running = contextlib.ExitStack()
+
+    def start(self) -> contract.Snapshotter:
+        program = self._running.enter_context(programs.started(self._command, self._log))
+        program.wait_for(self._address)
+        channel = transport.connect(f"unix://{self._address}")
+        self._running.callback(channel.close)
+        return wire.Proxy(channel, Scope("default"), "btrfs")
+
+    def crash(self) -> contract.Snapshotter:
+        self.kill()
+        return self.start()
+
+    def kill(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="module")
+def served(file_system: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    served = Served(file_system / "program", tmp_path_factory.mktemp("btrfs"))
+    yield served
+    served.kill()
+
+
+@pytest.fixture(scope="module")
+def proxies(served: Served) -> list[contract.Snapshotter]:
+    """The newest is last."""
+    return [served.start()]
+
+
+class TestBtrfsProgram(snapshots.SnapshotSuite):
     @pytest.fixture
-    def snapshotter(self, reopen: Callable[[], contract.Snapshotter], serve: Serve) -> contract.Snapshotter:
-        behind = reopen()
-        return wire.Proxy(serve(wire.Servicer(lambda call, name: behind)), Scope("default"), "btrfs")
+    def snapshotter(self, proxies: list[contract.Snapshotter]) -> contract.Snapshotter:
+        return proxies[-1]
+
+    @pytest.fixture
+    def crash(self, served: Served, proxies: list[contract.Snapshotter]) -> Callable[[], contract.Snapshotter]:
+        def crash() -> contract.Snapshotter:
+            proxies.append(served.crash())
+            return proxies[-1]
+
+        return crash
+
+    @pytest.fixture
+    def supports_kill(self) -> bool:
+        return True
+
+    @pytest.fixture
+    def layers(self) -> int:
+        return LAYERS
 
 
 class TestBtrfsUnderTheKernel(Suite):
