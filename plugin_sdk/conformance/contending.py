@@ -98,6 +98,8 @@ class ContendSuite(Rig):
                 for offset in range(start, len(data), 500_009):
                     assert one.read_at(offset, 100_000) == data[offset : offset + 100_000]
                     assert other.read_at(0, 1000) == data[:1000]
+                one.close()
+                assert other.read_at(0, 1000) == data[:1000]
 
         together(*[lambda start=start: read(start) for start in range(8)])
 
