@@ -13,7 +13,17 @@ import pytest
 from plugin_sdk import mounts
 from plugin_sdk.conformance.sentences import holds
 from plugin_sdk.conformance.snapshot_rig import Rig, Subject
-from plugin_sdk.conformance.snapshot_trees import appearance, commit, fill, names, shown, texts, unwritten
+from plugin_sdk.conformance.snapshot_trees import (
+    appearance,
+    commit,
+    depth,
+    fill,
+    make_deep,
+    names,
+    shown,
+    texts,
+    unwritten,
+)
 
 CHANGES = (
     "An active snapshot shows its parent's tree with the changes made through its mounts, now and whenever they are "
@@ -25,6 +35,7 @@ APART = "Nothing done to a snapshot changes what its parents and siblings show."
 READ_ONLY = "As prepare, but nothing can be written through the mounts."
 VIEW = "A view shows its parent's tree, without a parent an empty directory."
 
+LEVELS = 450  # of names of nine letters: more than PATH_MAX, path_resolution(7)
 _DETACH = 2  # MNT_DETACH, umount2(2)
 
 
@@ -192,6 +203,17 @@ class Files(Rig):
             assert os.listdir(os.fsencode(folder / "folder")) == [name]
             assert (folder / "folder" / os.fsdecode(name)).read_text() == "2"
 
+    @holds(KEPT, "Removes a snapshot of any kind, and its key or name is free.")
+    def test_a_tree_deeper_than_a_path_is_long_is_kept_and_removed(self, subject: Subject) -> None:
+        with shown(subject.prepare("key")) as folder:
+            make_deep(folder, LEVELS)
+        subject.commit("layer", "key")
+        with shown(subject.prepare("child", "layer")) as folder:
+            assert depth(folder) == LEVELS
+        for key in ("child", "layer"):
+            subject.remove(key)
+        assert names(subject) == set()
+
     @holds("Holes in files stay holes where the file system has them.")
     def test_holes_stay_holes(self, subject: Subject, supports_sparse: bool) -> None:
         with shown(subject.prepare("key")) as folder, (folder / "sparse").open("wb") as file:
@@ -275,6 +297,15 @@ class Files(Rig):
             with pytest.raises(OSError, match="Read-only"):
                 folder.chmod(0o700)
         assert texts(subject.mounts("view")) == {"": {}, "one": {"a": "1"}, "two": {"a": "1", "b": "2"}}[parent]
+
+    @holds(VIEW)
+    def test_a_view_is_mounted_at_two_places_at_once(self, subject: Subject) -> None:
+        commit(subject, "one", a="1")
+        commit(subject, "two", "one", b="2")
+        view = subject.view("view", "two")
+        with shown(view) as here, shown(view) as there:
+            assert [(folder / "a").read_text() for folder in (here, there)] == ["1", "1"]
+        assert texts(view) == {"a": "1", "b": "2"}
 
     @holds(VIEW)
     def test_a_view_without_parent_is_empty(self, subject: Subject) -> None:

@@ -184,6 +184,16 @@ class Records(Rig):
         assert subject.usage("layer") == usage
 
     @holds(MOMENT)
+    def test_usage_of_an_empty_snapshot_is_next_to_nothing(self, subject: Subject) -> None:
+        subject.prepare("key")
+        subject.view("view")
+        for key in ("key", "view"):
+            assert 0 <= subject.usage(key).size < _MIB
+            assert 0 <= subject.usage(key).inodes < 10
+        subject.commit("layer", "key")
+        assert 1 <= subject.usage("layer").inodes < 10
+
+    @holds(MOMENT)
     def test_usage_follows_what_is_written_and_removed(self, subject: Subject) -> None:
         subject.prepare("key")
         found = [subject.usage("key").size]

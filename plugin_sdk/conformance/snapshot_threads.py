@@ -122,6 +122,31 @@ class Threads(Rig):
                 assert texts(subject.view(f"view {key}", f"{key} done")) == {"a": "1"}
 
     @holds(ORDER)
+    def test_a_child_is_made_of_the_whole_layer_or_not(self, subject: Subject) -> None:
+        for number in range(_ROUNDS):
+            with shown(subject.prepare(f"work round-{number}")) as folder:
+                for file in range(20):
+                    (folder / str(file)).write_text("x")
+        works = (
+            lambda layer: subject.commit(layer, f"work {layer}"),
+            lambda layer: subject.prepare(f"on {layer}", layer),
+        )
+        for layer, outcomes in races(subject, *works):
+            assert outcomes[0] is None
+            assert kinds(outcomes) in (["NotFound", "done"], ["done", "done"])
+            if isinstance(outcomes[1], list):
+                assert texts(subject.mounts(f"on {layer}")) == {str(file): "x" for file in range(20)}
+
+    @holds(THREADS)
+    @pytest.mark.parametrize("method", ["stat", "usage", "mounts", "walk"])
+    def test_many_ask_the_same_at_once(self, subject: Subject, method: str) -> None:
+        commit(subject, "layer", a="1")
+        subject.prepare("key", "layer", {"color": "red"})
+        ask = (lambda: list(subject.walk())) if method == "walk" else functools.partial(getattr(subject, method), "key")
+        expected = ask()
+        assert together(*[ask] * 12) == [expected] * 12
+
+    @holds(ORDER)
     def test_a_key_is_removed_and_made_again(self, subject: Subject) -> None:
         for number in range(_ROUNDS):
             with shown(subject.prepare(f"round-{number}")) as folder:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from plugin_sdk import mounts, snapshots
 
+_LEVEL = "directory"
 _CACHESTAT = 451  # cachestat(2), of linux 6.5, the same number on every architecture
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -83,6 +84,32 @@ def fill(folder: Path) -> None:
     os.utime(folder / "link", ns=(5, 1_400_000_000_000_000_001), follow_symlinks=False)
     os.utime(folder / "sub", ns=(5, 1_300_000_000_000_000_003))
     folder.chmod(0o751)
+
+
+def make_deep(folder: Path, levels: int) -> None:
+    """Directories within directories, beyond the length of a path."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(_LEVEL, dir_fd=fd)
+        fd = _down(fd)
+    os.close(fd)
+
+
+def depth(folder: Path) -> int:
+    """Of what ``make_deep`` made."""
+    fd = os.open(folder, os.O_RDONLY)
+    levels = 0
+    while os.listdir(fd) == [_LEVEL]:
+        fd = _down(fd)
+        levels += 1
+    os.close(fd)
+    return levels
+
+
+def _down(fd: int) -> int:
+    below = os.open(_LEVEL, os.O_RDONLY, dir_fd=fd)
+    os.close(fd)
+    return below
 
 
 def unwritten(fd: int) -> int | None:
