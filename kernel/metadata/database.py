@@ -17,6 +17,7 @@ an error, return the error and raise it outside.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -39,8 +40,14 @@ T = TypeVar("T")
 GROUP = 64
 """Writes that share a commit, at most."""
 
-CHECKPOINT = 500
+CHECKPOINT = 250
 """Commits after which the write-ahead log is copied into the database."""
+
+LOG_SIZE = 3 << 20
+"""Bytes that the log has from the first write on, enough for so many commits. A commit that makes the file longer takes
+four times as long as one that does not: its length has to be on disk too (measured on ext4)."""
+
+_RESTART_PATIENCE = 0.02  # seconds that writing waits, once in so many commits, for those who read the log
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +151,7 @@ class Database:
         self._seq = _raise_seq(self._connection)
         self._commits = 0
         self._checkpoint_due = threading.Event()
+        self._rest_due = False
         self._threads: list[threading.Thread] = []
 
     @contextmanager
@@ -196,6 +204,7 @@ class Database:
         self._connection.close()
 
     def _start(self) -> None:
+        _lengthen(Path(f"{self.path}-wal"))
         self._threads = [
             threading.Thread(target=self._write_queued, name="metadata-writer", daemon=True),
             threading.Thread(target=self._checkpoint, name="metadata-checkpoint", daemon=True),
@@ -229,6 +238,8 @@ class Database:
             self._announce([event for tx in done for event in tx.events])
             for job in batch:
                 job.done.release()
+            if self._rest_due:
+                self._checkpoint_rest()
 
     def _announce(self, events: list[Envelope]) -> None:
         if events and self.publish is not None:
@@ -283,7 +294,7 @@ class Database:
         return errors.Unavailable(f"metadata database {self.path}: {err}")
 
     def _checkpoint(self) -> None:
-        """Copies the log into the database beside the writer, which is never waited for."""
+        """Copies the log into the database beside the writer, which does not wait."""
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             while not self._closed:
@@ -291,8 +302,34 @@ class Database:
                 with suppress(sqlite3.OperationalError):
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 self._checkpoint_due.clear()
+                self._rest_due = True
         finally:
             connection.close()
+
+    def _checkpoint_rest(self) -> None:
+        """The little that was written meanwhile. The log begins again from its start only when nothing is left and
+        nobody reads it, and else it would grow as long as there is something to write."""
+        self._rest_due = False
+        with suppress(sqlite3.OperationalError), _patience(self._connection, _RESTART_PATIENCE):
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+
+
+@contextmanager
+def _patience(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """Waits for others that long, and not as otherwise."""
+    (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {usual}")
+
+
+def _lengthen(log: Path) -> None:
+    """By zeros, which SQLite takes for the end. Best effort; nobody may be writing to the database."""
+    with suppress(OSError), log.open("ab") as file:
+        file.write(bytes(max(0, LOG_SIZE - file.tell())))
+        os.fdatasync(file.fileno())
 
 
 def _fail(batch: list[_Job[Any]], error: errors.Error) -> None:

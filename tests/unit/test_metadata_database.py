@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernel.metadata import schema
-from kernel.metadata.database import Database, Transaction, forbid_transaction
+from kernel.metadata.database import CHECKPOINT, LOG_SIZE, Database, Transaction, forbid_transaction
 from plugin_sdk import errors, events
 
 
@@ -75,10 +76,10 @@ def test_a_change_that_raises_leaves_nothing_and_its_neighbours_alone(database: 
 def test_what_is_queued_shares_one_commit(path: Path) -> None:
     published: list[Sequence[events.Envelope]] = []
     database = Database(path, published.append)
-    gate = threading.Event()
-    threads = [threading.Thread(target=lambda: database.write(lambda tx: gate.wait() and None))]
+    gate, begun = threading.Event(), threading.Event()
+    threads = [threading.Thread(target=lambda: database.write(lambda tx: begun.set() or (gate.wait() and None)))]
     threads[0].start()
-    time.sleep(0.02)
+    assert begun.wait(10)
     threads += [
         threading.Thread(
             target=lambda n=n: database.write(lambda tx: (put(f"{n}")(tx), tx.emit("n", f"/t/{n}", "", b"")))
@@ -188,6 +189,37 @@ def test_the_log_is_copied_while_writing(database: Database, path: Path) -> None
     while path.stat().st_size < 500_000 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert path.stat().st_size >= 500_000
+
+
+def test_the_log_begins_again_however_long_writing_goes_on(database: Database, path: Path) -> None:
+    log = Path(f"{path}-wal")
+    database.write(put("first"))
+    assert log.stat().st_size == LOG_SIZE
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            names(database)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(8 * CHECKPOINT):
+        database.write(put(f"{n}"))
+    ended.set()
+    reader.join()
+    assert log.stat().st_size <= 3 * LOG_SIZE
+
+
+def test_what_a_crash_leaves_in_a_log_that_has_begun_again_is_read(database: Database, path: Path) -> None:
+    written = {f"{n:04}" for n in range(2 * CHECKPOINT + 30)}
+    for name in sorted(written):
+        database.write(put(name))
+    copy = path.with_name("copy.db")
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+    later = Database(copy)
+    assert set(names(later)) == written
+    later.close()
 
 
 def test_a_full_disk_is_unavailable_and_leaves_what_was_there(database: Database) -> None:
