@@ -41,32 +41,30 @@ class Fence:
     """Where mounts may lead: into ``root`` if the plugin exports one, and not into ``forbidden``, the daemon's own
     directories, of which ``own`` is the plugin's."""
 
-    name: str
     root: str
     forbidden: Sequence[str]
     own: str
 
-    def check(self, mounts: Sequence[Mount]) -> list[Mount]:
-        """Raises Internal, by name."""
+    def wrong(self, mounts: Sequence[Mount]) -> str:
+        """What of the mounts may not be; empty when all is well."""
         for mount in mounts:
             if not mount.type:
-                raise self._refused("a mount without a type")
+                return "a mount without a type"
             for path in _paths(mount):
-                self._check_path(path)
-        return list(mounts)
+                if wrong := self._wrong_path(path):
+                    return f"a mount of {wrong}"
+        return ""
 
-    def _check_path(self, path: str) -> None:
+    def _wrong_path(self, path: str) -> str:
         if not os.path.isabs(path):
-            raise self._refused(f"a mount of the relative path {path!r}")
+            return f"the relative path {path!r}"
         path = os.path.normpath(path)
         if self.root and not _is_within(path, self.root):
-            raise self._refused(f"a mount of {path!r}, which is outside of its root {self.root!r}")
+            return f"{path!r}, which is outside of its root {self.root!r}"
         for folder in self.forbidden:
             if _is_within(path, folder) and not _is_within(path, self.own):
-                raise self._refused(f"a mount of {path!r}, which is in the daemon's own directory {folder!r}")
-
-    def _refused(self, what: str) -> errors.Internal:
-        return errors.Internal(f"{self.name} answered with {what}: it is not used")
+                return f"{path!r}, which is in the daemon's own directory {folder!r}"
+        return ""
 
 
 def _is_within(path: str, folder: str) -> bool:
@@ -94,11 +92,13 @@ def readable(name: str) -> Iterator[None]:
 
 
 class Snapshotter(snapshots.Snapshotter):
-    def __init__(self, inner: snapshots.Snapshotter, repeats: Repeats, fence: Fence) -> None:
+    """``fence`` is asked for when an answer is there: what the plugin exports may be known only then."""
+
+    def __init__(self, inner: snapshots.Snapshotter, repeats: Repeats, name: str, fence: Callable[[], Fence]) -> None:
         self._inner = inner
         self._repeats = repeats
+        self._name = name
         self._fence = fence
-        self._name = fence.name
 
     def stat(self, key: str) -> snapshots.Info:
         with readable(self._name):
@@ -117,7 +117,7 @@ class Snapshotter(snapshots.Snapshotter):
 
     def mounts(self, key: str) -> list[Mount]:
         with readable(self._name):
-            return self._fence.check(self._inner.mounts(key))
+            return self._checked(self._inner.mounts(key))
 
     def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
         return self._make(self._inner.prepare, key, parent, labels)
@@ -158,11 +158,16 @@ class Snapshotter(snapshots.Snapshotter):
     ) -> list[Mount]:
         with readable(self._name):
             try:
-                return self._fence.check(make(key, parent, labels))
+                return self._checked(make(key, parent, labels))
             except errors.AlreadyExists:  # of the key, which only we know: made by the call that was lost
                 if not (self._repeats.repeated and self._has(key)):
                     raise
-                return self._fence.check(self._inner.mounts(key))
+                return self._checked(self._inner.mounts(key))
+
+    def _checked(self, mounts: Sequence[Mount]) -> list[Mount]:
+        if wrong := self._fence().wrong(mounts):
+            raise errors.Internal(f"{self._name} answered with {wrong}: it is not used")
+        return list(mounts)
 
     def _has(self, key: str) -> bool:
         try:

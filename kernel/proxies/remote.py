@@ -40,6 +40,7 @@ NOUNS: Mapping[str, str] = {
 _TICK = 0.5  # seconds between probes
 _PROBE_TIMEOUT = 1.0
 _START_TIMEOUT = 30.0  # seconds for a program to listen
+_LAST_MOMENT = 0.2  # seconds from the end of a program's connection to its own
 _POLL = 0.02  # seconds between two looks for a socket of a program that starts
 _RETRY_LONGEST = 1.0  # seconds between attempts at a socket that somebody else serves
 _REFUSED_RETRY = 2.0  # seconds between looks at what was refused
@@ -166,14 +167,14 @@ class Remote:
         calls = Calls(self, scope)
         if self._spec.kind == plugin.SNAPSHOTTER:
             snapshotter = wire_snapshots.Proxy(calls, scope, self._spec.name)
-            return answers.Snapshotter(snapshotter, calls, self._fence())
+            return answers.Snapshotter(snapshotter, calls, self.noun, self._fence)
         if self._spec.kind == plugin.CONTENT:
             return answers.Store(wire_content.Proxy(calls, scope), calls, self.noun)
         return answers.Differ(wire_diff.Proxy(calls, scope), self.noun)
 
     def _fence(self) -> answers.Fence:
         root = self._facts.exports.get("root", "")
-        return answers.Fence(self.noun, root, self._around.own, self._around.home)
+        return answers.Fence(root, self._around.own, self._around.home)
 
     def admit(self, begun: float) -> tuple[Remote, Link]:
         """The connection for one call, and whose it is. Waits until ``begun`` (``time.monotonic``) is ``grace`` ago for
@@ -302,6 +303,10 @@ class Remote:
             self._log.info("its program runs with PID %d", program.pid)
             try:
                 self._live(program)
+            except errors.Unavailable as err:
+                if ended := program.ended(_LAST_MOMENT):  # its connection may end before it does
+                    raise self._ended(ended) from err
+                raise
             finally:
                 program.stop()
         finally:
