@@ -13,6 +13,9 @@ from kernel.metadata.store import Metadata
 from plugin_sdk import plugin
 from plugin_sdk import snapshots as contract
 from plugin_sdk.conformance import snapshots
+from plugin_sdk.conformance.snapshot_records import Records
+from plugin_sdk.conformance.snapshot_rig import Rig
+from plugin_sdk.conformance.snapshot_threads import Threads
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import snapshots as wire
 from plugin_sdk.wire import transport
@@ -43,7 +46,7 @@ def root(file_system: Path, request: pytest.FixtureRequest) -> Path:
     return file_system / str(abs(hash(request.node.nodeid)))
 
 
-class Suite(snapshots.SnapshotSuite):
+class Opened(Rig):
     @pytest.fixture
     def opened(self) -> Iterator[list[Snapshotter]]:
         """The one that is open."""
@@ -71,11 +74,13 @@ class Suite(snapshots.SnapshotSuite):
         return reopen()
 
 
-class TestBtrfs(Suite):
+class TestBtrfs(Opened, snapshots.SnapshotSuite):
     pass
 
 
-class TestBtrfsWithQuota(Suite):
+class TestBtrfsWithQuota(Opened, Records, Threads):
+    """The parts that quota has to do with."""
+
     @pytest.fixture
     def root(self, counted_file_system: Path, request: pytest.FixtureRequest) -> Path:
         return counted_file_system / str(abs(hash(request.node.nodeid)))
@@ -142,7 +147,7 @@ class TestBtrfsProgram(snapshots.SnapshotSuite):
         return LAYERS
 
 
-class TestBtrfsUnderTheKernel(Suite):
+class TestBtrfsUnderTheKernel(Opened, snapshots.SnapshotSuite):
     @pytest.fixture
     def reopen(self, root: Path, opened: list[Snapshotter], tmp_path: Path) -> Iterator[Callable[[], object]]:
         kept: list[Metadata] = []
