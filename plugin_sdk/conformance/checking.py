@@ -94,7 +94,8 @@ def find(target: Target) -> Target:
         if {"snapshot", "diff"} & set(types) and os.geteuid() != 0:
             raise errors.FailedPrecondition("the checks of snapshotters and differs mount, which only root may")
         if "diff" in types:
-            _find_content(channel, target)
+            with _namespace(target):
+                _find_content(channel, target)
     return replace(target, types=types)
 
 
