@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -203,8 +204,10 @@ def test_config_dump_prints_the_tables_and_check_accepts_them(host: Host) -> Non
     host.withdraw("dumped")
 
 
-def test_config_default_has_no_plugin(host: Host) -> None:
-    assert "[proxy_plugins" not in cortend(host, "default").stdout.replace("[proxy_plugins]", "")
+def test_config_default_declares_no_plugin_and_shows_how(host: Host) -> None:
+    text = cortend(host, "default").stdout
+    assert tomllib.loads(text)["proxy_plugins"] == {}
+    assert "# [proxy_plugins.btrfs]" in text
 
 
 def test_calls_that_wait_for_a_program_that_cannot_be_run_go_on_when_its_command_is_corrected(host: Host) -> None:
