@@ -34,67 +34,26 @@ from __future__ import annotations
 import abc
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import queue
 import secrets
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from plugin_sdk import errors, snapshots, trees
+from plugin_sdk import snapshot_rows as rows
 from plugin_sdk.mounts import Mount, sync_file_system
+from plugin_sdk.snapshot_rows import Snapshot as Snapshot
 from plugin_sdk.snapshots import Info, Kind, Usage
 
 _log = logging.getLogger("corten.snapshots")
 
-# Exclusive: without memory shared with other processes, in which a write dies of SIGBUS when a btrfs is full.
-_SETTINGS = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS snapshots (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,       -- AUTOINCREMENT: the id of a removed snapshot never returns
-    key TEXT NOT NULL UNIQUE,
-    kind INTEGER NOT NULL,
-    parent INTEGER REFERENCES snapshots (id),
-    labels TEXT NOT NULL,
-    created INTEGER NOT NULL,
-    updated INTEGER NOT NULL,
-    size INTEGER NOT NULL DEFAULT 0,
-    inodes INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS children ON snapshots (parent);
-"""
-_SELECT = """
-SELECT s.id, s.key, s.kind, p.key, s.labels, s.created, s.updated, s.size, s.inodes
-FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
-"""
-_ANCESTORS = """
-WITH RECURSIVE chain (id, depth) AS (
-    SELECT parent, 1 FROM snapshots WHERE id = ?
-    UNION ALL
-    SELECT s.parent, depth + 1 FROM chain JOIN snapshots s ON s.id = chain.id
-)
-SELECT id FROM chain WHERE id IS NOT NULL ORDER BY depth
-"""
-_LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence"
 _NEW = "new-"
 REMOVED = "rm-"
 """With this the names of directories begin that nobody needs; the next start and ``clean`` destroy them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A row. ``parents`` are ids, the nearest first; ``usage`` is that at commit."""
-
-    id: int
-    info: Info
-    parents: tuple[int, ...]
-    usage: Usage
-
 
 _NOTHING = Usage(0, 0)
 _RESERVE = 1 << 20  # bytes
@@ -126,19 +85,23 @@ class Store:
         self._destroying = threading.Thread(target=self._destroy_unwanted, name="snapshot-leftovers", daemon=True)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folders.mkdir(mode=0o700, exist_ok=True)
-        self._owned = _own(root)
         self._reserve = root / "snapshots.db-reserve"
-        self._keep_reserve()
-        with self._explained():
-            self._db = self._connect()
-            (self._last,) = self._db.execute(_LAST).fetchone()
+        self._owned = _own(root)
+        try:
+            self._keep_reserve()
+            with self._explained():
+                self._db = self._connect()
+                self._last = rows.last(self._db)
+        except BaseException:
+            os.close(self._owned)
+            raise
 
     def recover(self) -> None:
-        """Makes directories again that a power cut took away, and clears what crashes have left. Call it once."""
+        """Clears what crashes have left, and makes directories again that a power cut took away. Call it once."""
+        with self._reading() as cursor:
+            self._retire_unknown(cursor, (_NEW,))
         for snapshot in self._without_folder():
             self._settle(self._build(snapshot.id, snapshot.info.kind, snapshot.parents), snapshot.id)
-        with self._transaction() as cursor:
-            self._retire_unknown(cursor, (_NEW,))
         self._destroying.start()
 
     def close(self) -> None:
@@ -157,25 +120,25 @@ class Store:
     def get(self, key: str) -> Snapshot:
         """Raises NotFound."""
         with self._reading() as cursor:
-            return _get(cursor, key)
+            return rows.get(cursor, key)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
         matches = snapshots.matcher(filters)
         with self._reading() as cursor:
-            rows = cursor.execute(_SELECT).fetchall()
-        return filter(matches, map(_info, rows))
+            found = rows.everything(cursor)
+        return filter(matches, found)
 
     def create(self, key: str, kind: Kind, parent: str = "", labels: Mapping[str, str] | None = None) -> Snapshot:
         with self._reading() as cursor:
-            parents = _require_creatable(cursor, key, parent)
+            parents = rows.require_creatable(cursor, key, parent)
         with self._new_id() as number:
-            with self._blaming(lambda cursor: _require_creatable(cursor, key, parent)):
+            with self._blaming(lambda cursor: rows.require_creatable(cursor, key, parent)):
                 folder = self._build(number, kind, parents)
             try:
                 with self._transaction() as cursor:
-                    _require_still_creatable(cursor, key, parent, parents)
-                    info = _new_info(key, kind, parent, labels)
-                    _insert(cursor, number, info, parents, _NOTHING)
+                    rows.require_still_creatable(cursor, key, parent, parents)
+                    info = rows.new_info(key, kind, parent, labels)
+                    rows.insert(cursor, number, info, parents, _NOTHING)
                     folder = self._settle(folder, number)
             except BaseException:
                 self._destroy(folder)
@@ -185,12 +148,12 @@ class Store:
     def commit(self, name: str, key: str, labels: Mapping[str, str] | None, seal: Callable[[Snapshot], Usage]) -> None:
         """``seal`` syncs and measures the files; no transaction is open meanwhile."""
         with self._reading() as cursor:
-            snapshot = _require_committable(cursor, name, key)
-        with self._blaming(lambda cursor: _require_committable(cursor, name, key)):
+            snapshot = rows.require_committable(cursor, name, key)
+        with self._blaming(lambda cursor: rows.require_committable(cursor, name, key)):
             usage = seal(snapshot)
         with self._transaction() as cursor:
-            _require_same(cursor, name, key, snapshot)
-            _set_committed(cursor, snapshot.id, name, labels or {}, usage)
+            rows.require_same(cursor, name, key, snapshot)
+            rows.set_committed(cursor, snapshot.id, name, labels or {}, usage)
 
     def replace(
         self, name: str, key: str, labels: Mapping[str, str] | None, copy: Callable[[Snapshot, Path], Usage]
@@ -198,16 +161,16 @@ class Store:
         """As commit, for an ``atomic`` store: ``copy`` makes the committed snapshot's directory from the active one's,
         and all of it is on disk when that returns."""
         with self._reading() as cursor:
-            old = _require_committable(cursor, name, key)
+            old = rows.require_committable(cursor, name, key)
         with self._new_id() as number:
-            with self._blaming(lambda cursor: _require_committable(cursor, name, key)):
+            with self._blaming(lambda cursor: rows.require_committable(cursor, name, key)):
                 usage = copy(old, self.path(number))
             try:
                 with self._transaction() as cursor:
-                    _require_same(cursor, name, key, old)
-                    info = _new_info(name, Kind.COMMITTED, old.info.parent, labels)
-                    _insert(cursor, number, info, old.parents, usage)
-                    cursor.execute("DELETE FROM snapshots WHERE id = ?", (old.id,))
+                    rows.require_same(cursor, name, key, old)
+                    info = rows.new_info(name, Kind.COMMITTED, old.info.parent, labels)
+                    rows.insert(cursor, number, info, old.parents, usage)
+                    rows.delete(cursor, old.id)
             except BaseException:
                 self._destroy(self.path(number))
                 raise
@@ -216,7 +179,7 @@ class Store:
     def measured(self, number: int, usage: Usage) -> None:
         """Keeps the usage of a committed snapshot that was measured after its commit."""
         with self._transaction() as cursor:
-            cursor.execute("UPDATE snapshots SET size = ?, inodes = ? WHERE id = ?", (usage.size, usage.inodes, number))
+            rows.set_usage(cursor, number, usage)
 
     def remove(self, key: str) -> None:
         try:
@@ -229,33 +192,29 @@ class Store:
 
     def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
         with self._transaction() as cursor:
-            old = _get(cursor, info.name)
-            labels = _changed(old.info, info, fieldpaths)
-            changes = json.dumps(labels), time.time_ns(), old.id
-            cursor.execute("UPDATE snapshots SET labels = ?, updated = ? WHERE id = ?", changes)
-            return _get(cursor, info.name).info
+            old = rows.get(cursor, info.name)
+            rows.set_labels(cursor, old.id, rows.changed(old.info, info, fieldpaths))
+            return rows.get(cursor, info.name).info
 
     def clean(self) -> None:
         """Removes directories that no row names."""
-        with self._transaction() as cursor:
+        with self._reading() as cursor:
             self._retire_unknown(cursor, ())
         self._destroy_retired()
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            return _connect(self._root / "snapshots.db")
+            return rows.connect(self._root / "snapshots.db")
         except sqlite3.OperationalError as err:
             if err.sqlite_errorcode & _PRIMARY not in _NO_ROOM:
                 raise
             self._spend_reserve()
-            return _connect(self._root / "snapshots.db")
+            return rows.connect(self._root / "snapshots.db")
 
     def _forget(self, key: str) -> int:
         with self._transaction() as cursor:
-            number, _ = _find(cursor, key)
-            if cursor.execute("SELECT 1 FROM snapshots WHERE parent = ?", (number,)).fetchone():
-                raise errors.FailedPrecondition(f'cannot remove snapshot "{key}" with child')
-            cursor.execute("DELETE FROM snapshots WHERE id = ?", (number,))
+            number = rows.require_removable(cursor, key)
+            rows.delete(cursor, number)
         return number
 
     def _keep_reserve(self) -> None:
@@ -338,12 +297,11 @@ class Store:
 
     def _without_folder(self) -> list[Snapshot]:
         with self._reading() as cursor:
-            keys = cursor.execute("SELECT id, key FROM snapshots WHERE kind != ?", (Kind.COMMITTED,)).fetchall()
-            return [_get(cursor, key) for number, key in keys if not self.path(number).exists()]
+            missing = [key for number, key in rows.remakable(cursor) if not self.path(number).exists()]
+            return [rows.get(cursor, key) for key in missing]
 
     def _retire_unknown(self, cursor: sqlite3.Cursor, also: tuple[str, ...]) -> None:
-        known = {str(number) for (number,) in cursor.execute("SELECT id FROM snapshots")}
-        known |= {str(number) for number in self._unfinished}
+        known = {str(number) for number in rows.ids(cursor) | self._unfinished}
         for folder in list(self._folders.iterdir()):
             if folder.name.startswith(also) if not folder.name.isdecimal() else folder.name not in known:
                 self._retire(folder)
@@ -450,16 +408,6 @@ class Snapshotter(abc.ABC):
         return Usage(*trees.usage(self._tree(self.store.path(snapshot.id))))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    made = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        made.executescript(f"{_SETTINGS}{_SCHEMA}")
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
 def _own(root: Path) -> int:
     """Two processes would take each other's new directories for leftovers."""
     fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -469,106 +417,3 @@ def _own(root: Path) -> int:
         os.close(fd)
         raise errors.FailedPrecondition(f"the snapshots in {root} are in use by another process") from err
     return fd
-
-
-def _require_creatable(cursor: sqlite3.Cursor, key: str, parent: str) -> tuple[int, ...]:
-    """Answers the ids of the parents."""
-    _require_free(cursor, key)
-    if not parent:
-        return ()
-    try:
-        found = _get(cursor, parent)
-    except errors.NotFound as err:
-        raise errors.NotFound(f"parent snapshot {parent} does not exist: not found") from err
-    if found.info.kind is not Kind.COMMITTED:
-        raise errors.InvalidArgument(f'parent "{parent}" is not committed snapshot')
-    return (found.id, *found.parents)
-
-
-def _require_still_creatable(cursor: sqlite3.Cursor, key: str, parent: str, parents: Sequence[int]) -> None:
-    _require_free(cursor, key)
-    if parents and not cursor.execute("SELECT 1 FROM snapshots WHERE id = ?", (parents[0],)).fetchone():
-        raise errors.NotFound(f"parent snapshot {parent} does not exist: not found")
-
-
-def _require_committable(cursor: sqlite3.Cursor, name: str, key: str) -> Snapshot:
-    snapshot = _get(cursor, key)
-    if snapshot.info.kind is not Kind.ACTIVE:
-        raise errors.FailedPrecondition(f'snapshot "{key}" is not active')
-    _require_free(cursor, name)
-    return snapshot
-
-
-def _require_same(cursor: sqlite3.Cursor, name: str, key: str, seen: Snapshot) -> None:
-    _require_free(cursor, name)
-    if _find(cursor, key) != (seen.id, Kind.ACTIVE):
-        raise _not_found(key)
-
-
-def _require_free(cursor: sqlite3.Cursor, key: str) -> None:
-    if not key:
-        raise errors.InvalidArgument("snapshot key must not be empty")
-    if cursor.execute("SELECT 1 FROM snapshots WHERE key = ?", (key,)).fetchone():
-        raise errors.AlreadyExists(f'snapshot "{key}": already exists')
-
-
-def _get(cursor: sqlite3.Cursor, key: str) -> Snapshot:
-    row = cursor.execute(f"{_SELECT} WHERE s.key = ?", (key,)).fetchone()
-    if row is None:
-        raise _not_found(key)
-    parents = tuple(number for (number,) in cursor.execute(_ANCESTORS, (row[0],)))
-    return Snapshot(row[0], _info(row), parents, Usage(row[7], row[8]))
-
-
-def _find(cursor: sqlite3.Cursor, key: str) -> tuple[int, int]:
-    """Id and kind."""
-    row: tuple[int, int] | None = cursor.execute("SELECT id, kind FROM snapshots WHERE key = ?", (key,)).fetchone()
-    if row is None:
-        raise _not_found(key)
-    return row
-
-
-def _not_found(key: str) -> errors.NotFound:
-    return errors.NotFound(f"snapshot {key} does not exist: not found")
-
-
-def _info(row: tuple[int, str, int, str | None, str, int, int, int, int]) -> Info:
-    _, key, kind, parent, labels, created, updated, _, _ = row
-    return Info(key, Kind(kind), parent or "", json.loads(labels), created, updated)
-
-
-def _new_info(key: str, kind: Kind, parent: str, labels: Mapping[str, str] | None) -> Info:
-    now = time.time_ns()
-    return Info(key, kind, parent, _present(labels or {}), now, now)
-
-
-def _insert(cursor: sqlite3.Cursor, number: int, info: Info, parents: Sequence[int], usage: Usage) -> None:
-    row = number, info.name, info.kind, parents[0] if parents else None, json.dumps(info.labels)
-    columns = "id, key, kind, parent, labels, created, updated, size, inodes"
-    values = (*row, info.created_at, info.updated_at, usage.size, usage.inodes)
-    cursor.execute(f"INSERT INTO snapshots ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-
-
-def _set_committed(cursor: sqlite3.Cursor, number: int, name: str, labels: Mapping[str, str], usage: Usage) -> None:
-    now = time.time_ns()
-    changes = name, Kind.COMMITTED, json.dumps(_present(labels)), now, now, usage.size, usage.inodes, number
-    columns = "key = ?, kind = ?, labels = ?, created = ?, updated = ?, size = ?, inodes = ?"
-    cursor.execute(f"UPDATE snapshots SET {columns} WHERE id = ?", changes)
-
-
-def _changed(old: Info, new: Info, fieldpaths: Sequence[str]) -> dict[str, str]:
-    labels = dict(old.labels) if fieldpaths else dict(new.labels)
-    for path in fieldpaths:
-        name, _, key = path.partition(".")
-        if name != "labels":
-            raise errors.InvalidArgument(f'cannot update "{path}" field on snapshot "{new.name}"')
-        if key:
-            labels[key] = new.labels.get(key, "")
-        else:
-            labels = dict(new.labels)
-    return _present(labels)
-
-
-def _present(labels: Mapping[str, str]) -> dict[str, str]:
-    """Without the empty ones: setting a label to nothing is how callers remove it."""
-    return {key: value for key, value in labels.items() if value}

@@ -162,6 +162,104 @@ def test_a_closed_store_can_be_opened_again(store, tmp_path):
         again.close()
 
 
+def test_a_directory_whose_new_name_a_power_cut_took_away_is_made_again(store, tmp_path):
+    snapshot = store.create("key", Kind.ACTIVE)
+    store.close()
+    store.path(snapshot.id).rename(store.path(snapshot.id).with_name(f"new-{snapshot.id}"))
+    again = snapshot_store.Store(tmp_path / "root", lambda folder, kind, parents: (folder / "again").touch())
+    again.recover()
+    try:
+        assert (again.path(snapshot.id) / "again").exists()
+        again.clean()
+        assert folders(again) == {str(snapshot.id)}
+    finally:
+        again.close()
+
+
+def test_a_root_whose_records_cannot_be_opened_is_free_for_the_next_attempt(store, tmp_path):
+    store.close()
+    records = tmp_path / "root" / "snapshots.db"
+    records.rename(tmp_path / "kept")
+    records.mkdir()
+    for _ in range(2):
+        with pytest.raises(errors.FailedPrecondition, match=r"root cannot be written: unable to open"):
+            snapshot_store.Store(tmp_path / "root", lambda *args: None)
+    records.rmdir()
+    (tmp_path / "kept").rename(records)
+    snapshot_store.Store(tmp_path / "root", lambda *args: None).close()
+
+
+@pytest.fixture
+def atomic(tmp_path):
+    """A store whose ``make`` makes the directory itself, but for views."""
+
+    def make(folder, kind, parents):
+        if kind is Kind.ACTIVE:
+            folder.mkdir()
+
+    opened = snapshot_store.Store(tmp_path / "atomic", make, atomic=True)
+    opened.recover()
+    yield opened
+    opened.close()
+
+
+def copy(snapshot, target):
+    target.mkdir()
+    return Usage(512, 1)
+
+
+def test_replacing_makes_the_committed_snapshot_beside_the_active_one(atomic):
+    active = atomic.create("key", Kind.ACTIVE, "", {"a": "b"})
+    atomic.replace("layer", "key", {"c": "d"}, copy)
+    layer = atomic.get("layer")
+    assert layer.id > active.id
+    assert (layer.info.kind, layer.info.labels, layer.usage) == (Kind.COMMITTED, {"c": "d"}, Usage(512, 1))
+    with pytest.raises(errors.NotFound):
+        atomic.get("key")
+    atomic.clean()
+    assert folders(atomic) == {str(layer.id)}
+    child = atomic.create("child", Kind.ACTIVE, "layer")
+    atomic.replace("top", "child", None, copy)
+    assert atomic.get("top").parents == (layer.id,) == child.parents
+
+
+def test_replacing_that_fails_leaves_the_active_snapshot(atomic):
+    def fail(snapshot, target):
+        raise errors.DataLoss("no")
+
+    def lose(snapshot, target):
+        target.mkdir()
+        atomic.remove("key")
+        return Usage(0, 0)
+
+    active = atomic.create("key", Kind.ACTIVE)
+    with pytest.raises(errors.DataLoss):
+        atomic.replace("layer", "key", None, fail)
+    assert folders(atomic) == {str(active.id)}
+    with pytest.raises(errors.NotFound, match="key"):
+        atomic.replace("layer", "key", None, lose)
+    assert folders(atomic) == set()
+
+
+def test_a_directory_that_is_not_made_is_not_missed(atomic, tmp_path):
+    atomic.create("view", Kind.VIEW)
+    assert folders(atomic) == set()
+    atomic.remove("view")
+
+
+def test_ids_do_not_return_when_the_highest_was_replaced_and_removed(atomic, tmp_path):
+    atomic.create("key", Kind.ACTIVE)
+    atomic.replace("layer", "key", None, copy)
+    last = atomic.get("layer").id
+    atomic.remove("layer")
+    atomic.close()
+    again = snapshot_store.Store(tmp_path / "atomic", lambda *args: None, atomic=True)
+    try:
+        assert again.create("key", Kind.ACTIVE).id > last
+    finally:
+        again.close()
+
+
 def test_labels_named_by_paths_change_and_others_stay(store):
     store.create("key", Kind.ACTIVE, "", {"a": "1", "b.c/d": "2", "none": ""})
     changed = snapshots.Info("key", Kind.UNKNOWN, labels={"b.c/d": "3"})
