@@ -83,8 +83,8 @@ class Subject(snapshots.Snapshotter):
             self.plugin.commit(full, self.full(key), labels)
 
     def remove(self, key: str) -> None:
+        """It stays noted: another thread may have made it again."""
         self.plugin.remove(self.full(key))
-        self._made.pop(self.full(key), None)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
         return (self._own(info) for info in self.plugin.walk(filters) if info.name.startswith(self.prefix))
