@@ -10,7 +10,7 @@ import pytest
 
 from kernel.metadata.database import Database
 from kernel.metadata.store import Metadata
-from plugin_sdk import plugin
+from plugin_sdk import mounts, plugin
 from plugin_sdk import snapshots as contract
 from plugin_sdk.conformance import snapshots
 from plugin_sdk.conformance.snapshot_records import Records
@@ -19,6 +19,7 @@ from plugin_sdk.conformance.snapshot_threads import Threads
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import snapshots as wire
 from plugin_sdk.wire import transport
+from proxy_plugins.btrfs import plugin as registering
 from proxy_plugins.btrfs.snapshotter import Snapshotter
 from tests import loops, programs
 from tests.registries import FixedRegistry
@@ -170,12 +171,19 @@ class TestBtrfsUnderTheKernel(Opened, snapshots.SnapshotSuite):
         close()
 
 
-def test_the_suite_runs_on_the_class_that_registers_in_process(file_system: Path) -> None:
-    from proxy_plugins.btrfs import plugin as registering
-
+def test_the_class_registers_in_process_too(file_system: Path, tmp_path: Path) -> None:
     (registration,) = registering.register_snapshotters()
     assert registration.name == f"{plugin.SNAPSHOTTER}.btrfs"
-    context = plugin.PluginContext(None, file_system / "in-process", file_system, None, None, None)  # type: ignore[arg-type]
-    made = registration.create(context)
+    made = registration.create(context(file_system / "in-process"))
     assert isinstance(made, Snapshotter)
     made.close()
+    with (
+        mounts.temporary([mounts.Mount("tmpfs", "tmpfs")]) as folder,
+        pytest.raises(plugin.SkipPlugin, match="is not on btrfs"),
+    ):
+        registration.create(context(Path(folder) / "root"))
+
+
+def context(root: Path) -> plugin.PluginContext:
+    """What it needs of one."""
+    return plugin.PluginContext(None, root, root, None, None, None)  # type: ignore[arg-type]
