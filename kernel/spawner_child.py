@@ -61,6 +61,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "workers": (
         (
             "plugin_sdk/trees.py",
+            "plugin_sdk/copying.py",
             "plugins_builtin/diff/__init__.py",
             "plugins_builtin/diff/archive.py",
             "plugins_builtin/diff/attributes.py",
@@ -72,8 +73,6 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
             "plugins_builtin/diff/changes.py",
             "plugins_builtin/diff/headers.py",
             "plugins_builtin/diff/pack.py",
-            "plugins_builtin/snapshots/__init__.py",
-            "plugins_builtin/snapshots/copy.py",
         ),
     ),
 }

@@ -9,13 +9,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from plugin_sdk import errors, snapshot_store
+from plugin_sdk import copying, errors, snapshot_store
 from plugin_sdk.mounts import Mount
 from plugin_sdk.snapshots import Kind
 from plugin_sdk.workers import Workers
-from plugins_builtin.snapshots import copy
 
-_ENTRY = "plugins_builtin.snapshots.copy:main"
+_ENTRY = "plugin_sdk.copying:main"
 
 
 class Snapshotter(snapshot_store.Snapshotter):
@@ -42,7 +41,7 @@ class Snapshotter(snapshot_store.Snapshotter):
     def _copy(self, source: Path, target: Path) -> None:
         try:
             if self._workers is None:
-                copy.tree(source, target)
+                copying.tree(source, target)
             else:
                 _copy_in_child(self._workers, source, target)
         except OSError as err:

@@ -13,11 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from plugin_sdk import errors, mounts, snapshot_store, trees
+from plugin_sdk import copying, errors, mounts, snapshot_store, trees
 from plugin_sdk.mounts import Mount
 from plugin_sdk.plugin import SkipPlugin
 from plugin_sdk.snapshots import Kind
-from plugins_builtin.snapshots import copy
 
 _INDEX = "/sys/module/overlay/parameters/index"
 _CHECK = "check-"
@@ -112,7 +111,7 @@ def _copy_root(parent: Path, fs: Path) -> None:
     try:
         new = os.open(fs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            copy.attributes(old, new, but=_OVERLAYS_OWN)
+            copying.attributes(old, new, but=_OVERLAYS_OWN)
         finally:
             os.close(new)
     finally:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from kernel.spawner import Spawner
-from plugin_sdk import errors, mounts, trees
+from plugin_sdk import copying, errors, mounts, trees
 from plugin_sdk.conformance import snapshot_targets, snapshots
-from plugins_builtin.snapshots import copy, native
+from plugins_builtin.snapshots import native
 from tests import remotes
 
 pytestmark = pytest.mark.root
@@ -79,7 +79,7 @@ class Forked:
         if pid == 0:
             code = 9
             try:
-                code = copy.main(params, fds)
+                code = copying.main(params, fds)
             finally:
                 os._exit(code)
         return ForkedWorker(pid)
@@ -111,7 +111,7 @@ def test_workers_do_the_copying(root):
     try:
         snapshots.commit(snapshotter, "layer", a="1")
         assert snapshots.texts(snapshotter.prepare("key", "layer")) == {"a": "1"}
-        assert workers.entries == ["plugins_builtin.snapshots.copy:main"]
+        assert workers.entries == ["plugin_sdk.copying:main"]
     finally:
         snapshotter.close()
 
@@ -138,7 +138,7 @@ def test_a_copy_that_fails_in_its_worker_names_the_reason_and_leaves_nothing(roo
     snapshotter = native.Snapshotter(root, Forked())
     try:
         snapshots.commit(snapshotter, "layer", a="1")
-        monkeypatch.setattr(copy, "tree", fail)
+        monkeypatch.setattr(copying, "tree", fail)
         with pytest.raises(errors.FailedPrecondition, match="No space left"):
             snapshotter.prepare("key", "layer")
         assert snapshots.names(snapshotter) == {"layer"}
@@ -152,13 +152,13 @@ def test_a_copy_is_the_same_where_the_file_system_helps_less(tmp_path, monkeypat
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(copy.fcntl, "ioctl", refuse)
+    monkeypatch.setattr(copying.fcntl, "ioctl", refuse)
     if "copy" in missing:
-        monkeypatch.setattr(copy.os, "copy_file_range", refuse)
+        monkeypatch.setattr(copying.os, "copy_file_range", refuse)
     for name in ("source", "target"):
         (tmp_path / name).mkdir()
     snapshots.fill(tmp_path / "source")
-    copy.tree(tmp_path / "source", tmp_path / "target")
+    copying.tree(tmp_path / "source", tmp_path / "target")
     assert snapshots.appearance(tmp_path / "target") == snapshots.appearance(tmp_path / "source")
     assert (tmp_path / "target" / "sparse").stat().st_blocks < 100
 
@@ -173,7 +173,7 @@ def test_a_tree_deeper_than_a_path_is_long_is_copied(tmp_path):
         os.close(fd)
         fd = below
     os.close(fd)
-    copy.tree(tmp_path / "source", tmp_path / "target")
+    copying.tree(tmp_path / "source", tmp_path / "target")
     assert trees.usage(tmp_path / "target")[1] == 601
     trees.remove(tmp_path / "source")
     trees.remove(tmp_path / "target")

@@ -1,4 +1,4 @@
-"""Copies a tree of files whole: the work of the snapshotter ``native``, in a child of the spawner.
+"""Copies a tree of files whole, for snapshotters that copy; ``main`` does it in a child of the spawner.
 
 Kept are owner, mode, times in nanoseconds, extended attributes, holes, hard links, symlinks, devices, FIFOs, sockets.
 Data is shared where the file system can (ioctl_ficlone(2)), else copied inside the linux kernel (copy_file_range(2)).
