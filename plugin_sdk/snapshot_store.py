@@ -132,7 +132,7 @@ class Store:
         with self._reading() as cursor:
             parents = rows.require_creatable(cursor, key, parent)
         with self._new_id() as number:
-            with self._blaming(lambda cursor: rows.require_creatable(cursor, key, parent)):
+            with self._blaming(lambda cursor: rows.require_still_creatable(cursor, key, parent, parents)):
                 folder = self._build(number, kind, parents)
             try:
                 with self._transaction() as cursor:
@@ -149,7 +149,7 @@ class Store:
         """``seal`` syncs and measures the files; no transaction is open meanwhile."""
         with self._reading() as cursor:
             snapshot = rows.require_committable(cursor, name, key)
-        with self._blaming(lambda cursor: rows.require_committable(cursor, name, key)):
+        with self._blaming(lambda cursor: rows.require_same(cursor, name, key, snapshot)):
             usage = seal(snapshot)
         with self._transaction() as cursor:
             rows.require_same(cursor, name, key, snapshot)
@@ -163,7 +163,7 @@ class Store:
         with self._reading() as cursor:
             old = rows.require_committable(cursor, name, key)
         with self._new_id() as number:
-            with self._blaming(lambda cursor: rows.require_committable(cursor, name, key)):
+            with self._blaming(lambda cursor: rows.require_same(cursor, name, key, old)):
                 usage = copy(old, self.path(number))
             try:
                 with self._transaction() as cursor:
@@ -367,8 +367,10 @@ class Snapshotter(abc.ABC):
             return snapshot.usage
         try:
             return self._measure(snapshot)
-        except FileNotFoundError:  # removed, or committed under another name, meanwhile
-            return self.store.get(key).usage
+        except FileNotFoundError as err:
+            if self.store.get(key).id != snapshot.id:  # removed or committed, and made again, meanwhile
+                return self.usage(key)
+            raise errors.DataLoss(f'{err.filename} of snapshot "{key}" is missing') from err
 
     def mounts(self, key: str) -> list[Mount]:
         snapshot = self.store.get(key)

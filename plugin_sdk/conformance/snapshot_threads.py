@@ -196,6 +196,21 @@ class Threads(Rig):
         for number in range(8):
             assert texts(subject.mounts(f"child-{number}")) == {"a": "1"}
 
+    @holds(WALK)
+    def test_a_walk_goes_on_when_something_changes(self, subject: Subject) -> None:
+        steady = {f"steady-{number}" for number in range(5)}
+        passing = {f"passing-{number}" for number in range(5)}
+        for key in steady | passing:
+            subject.prepare(key)
+        walk = subject.walk()
+        found = [next(walk).name]
+        for key in passing - set(found):
+            subject.remove(key)
+        subject.prepare("new")
+        found += [info.name for info in walk]
+        assert sorted(steady.intersection(found)) == sorted(key for key in found if key in steady) == sorted(steady)
+        assert set(found) <= steady | passing | {"new"}
+
     @holds(WALK, THREADS)
     def test_a_walk_shows_once_what_stays_while_others_change(self, subject: Subject) -> None:
         steady = {f"steady-{number}" for number in range(30)}

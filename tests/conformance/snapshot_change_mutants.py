@@ -15,6 +15,8 @@ from tests.mutation import Mutants
 
 MUTANTS = Mutants()
 
+_LATE = 0.05  # seconds in which threads meet, on a busy machine too
+
 
 class Relabelling(SOUND):
     """``kept`` is what is kept of labels given."""
@@ -392,6 +394,7 @@ class IsBusy(SOUND):
         if not self.free.acquire(blocking=False):
             raise errors.Unavailable(f"snapshot {key} has to wait")
         try:
+            time.sleep(_LATE)
             return super().prepare(key, parent, labels)
         finally:
             self.free.release()
@@ -407,7 +410,7 @@ _ORDER = (
 class RemovesTogether(SOUND):
     def remove(self, key):
         self.stat(key)
-        time.sleep(0.01)
+        time.sleep(_LATE)
         with contextlib.suppress(errors.NotFound):
             super().remove(key)
 
@@ -416,6 +419,6 @@ class RemovesTogether(SOUND):
 class LosesAChangeOfLabels(SOUND):
     def update(self, info, fieldpaths=()):
         labels = dict(self.stat(info.name).labels)
-        time.sleep(0.01)
+        time.sleep(_LATE)
         labels |= {path.removeprefix("labels."): info.labels[path.removeprefix("labels.")] for path in fieldpaths}
         return super().update(replace(info, labels=labels))

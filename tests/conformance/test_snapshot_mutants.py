@@ -17,25 +17,27 @@ pytestmark = pytest.mark.root
 
 class Mutated(snapshots.SnapshotSuite):
     @pytest.fixture
-    def opened(self):
+    def folder(self, mutant):
+        """On a disk only where something must get there."""
+        on_disk = getattr(mutant.make, "on_disk", False)
+        folder = Path(tempfile.mkdtemp(prefix="corten-", dir=None if on_disk else "/dev/shm"))
+        yield folder
+        shutil.rmtree(folder)
+
+    @pytest.fixture
+    def opened(self, folder):
         opened = []
         yield opened
         for snapshotter in opened:
             snapshotter.close()
 
     @pytest.fixture
-    def reopen(self, mutant, opened):
-        """On a disk only what must get there."""
-        folder = Path(
-            tempfile.mkdtemp(prefix="corten-", dir=None if getattr(mutant.make, "on_disk", False) else "/dev/shm")
-        )
-
+    def reopen(self, mutant, folder, opened):
         def reopen():
             opened.append(mutant.make(folder / "root"))
             return opened[-1]
 
-        yield reopen
-        shutil.rmtree(folder)
+        return reopen
 
     @pytest.fixture
     def snapshotter(self, reopen):

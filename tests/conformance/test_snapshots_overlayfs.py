@@ -208,6 +208,45 @@ def test_cleanup_leaves_what_is_being_made(snapshotter, root):
     assert snapshots.texts(snapshotter.prepare("key")) == {}
 
 
+def test_a_parent_that_is_made_again_meanwhile_is_another_one(snapshotter):
+    def make(folder, kind, parents):
+        snapshotter.store._make = made
+        snapshotter.remove("layer")
+        snapshots.commit(snapshotter, "layer")
+        made(folder, kind, parents)
+
+    snapshots.commit(snapshotter, "layer", a="1")
+    made, snapshotter.store._make = snapshotter.store._make, make
+    with pytest.raises(errors.NotFound, match="layer"):
+        snapshotter.prepare("key", "layer")
+    assert snapshots.names(snapshotter) == {"layer"}
+
+
+def test_a_key_that_is_made_again_meanwhile_is_another_one(snapshotter, monkeypatch):
+    def gone(snapshot):
+        monkeypatch.undo()
+        snapshotter.remove("key")
+        with snapshots.shown(snapshotter.prepare("key")) as folder:
+            (folder / "file").write_bytes(bytes(4096))
+        return measure(snapshot)
+
+    snapshotter.prepare("key")
+    measure = snapshotter._measure
+    monkeypatch.setattr(snapshotter, "_measure", gone)
+    assert snapshotter.usage("key").inodes == 2
+    monkeypatch.setattr(snapshotter, "_measure", gone)
+    with pytest.raises(errors.NotFound, match="key"):
+        snapshotter.commit("layer", "key")
+    assert snapshotter.stat("key").kind is Kind.ACTIVE
+
+
+def test_a_directory_that_is_lost_is_data_loss(snapshotter):
+    snapshotter.prepare("key")
+    shutil.rmtree(folder_of(snapshotter, "key"))
+    with pytest.raises(errors.DataLoss, match="key"):
+        snapshotter.usage("key")
+
+
 @pytest.mark.parametrize("change", ["prepare", "view", "commit", "remove"])
 def test_a_crash_at_any_step_leaves_the_state_before_or_after(root, change):
     changes = {
