@@ -15,7 +15,7 @@ A module of tests has a class ``Mutated`` over a suite, whose fixtures make the 
     def test_a_broken_sentence_is_caught(results, mutant):
         results.caught(mutant)
 
-Each mutant meets the checks that hold its sentence and no others; so does ``SOUND``, which must pass them all. All runs
+Each mutant meets the checks that hold its sentence, until one fails; ``SOUND`` must pass them all. All runs
 are one run of pytest within this process.
 """
 
@@ -59,17 +59,19 @@ class Mutants(list[Mutant]):
 
 @dataclass(frozen=True)
 class Results:
-    """By mutant and by check: the failure, empty where it passed. ``SOUND`` stands for the sound implementation."""
+    """``failures`` are by mutant and by check, empty where one passed; ``SOUND`` stands for the sound implementation.
+    ``checks`` are those of a sentence."""
 
     failures: dict[str, dict[str, str]]
+    checks: dict[str, set[str]]
 
     def caught(self, mutant: Mutant) -> None:
         """Asserts that a check of the mutant's sentence fails, and that all of them pass without the mutation."""
-        found, sound = self.failures[mutant.name], self.failures[SOUND]
-        assert found, f"no check holds {mutant.sentence!r}"
-        unsound = {check: sound[check] for check in found if sound[check]}
+        checks, sound = self.checks[mutant.sentence], self.failures[SOUND]
+        assert checks, f"no check holds {mutant.sentence!r}"
+        unsound = {check: sound[check] for check in checks if sound[check]}
         assert not unsound, f"checks of {mutant.sentence!r} fail without the mutation: {unsound}"
-        assert any(found.values()), f"none of {', '.join(found)} notices the mutant {mutant}"
+        assert any(self.failures[mutant.name].values()), f"none of {', '.join(checks)} notices the mutant {mutant}"
 
 
 SOUND = ""
@@ -84,7 +86,7 @@ def run(file: str, mutants: Sequence[Mutant], make: Callable[..., Any]) -> Resul
     options = ["-q", "--noconftest", "--capture=no", "--timeout=0", "--tb=line", "-p", "no:cacheprovider"]
     pytest.main([file, "-o", "python_classes=Mutated", "-o", "addopts=--import-mode=importlib", *options], [plugin])
     assert plugin.failures, "no check was run"
-    return Results(plugin.failures)
+    return Results(plugin.failures, plugin.checks)
 
 
 class _Plugin:
@@ -92,15 +94,24 @@ class _Plugin:
         self._mutants = mutants
         self._sentences = {mutant.sentence for mutant in mutants}
         self.failures: dict[str, dict[str, str]] = defaultdict(dict)
+        self.checks: dict[str, set[str]] = defaultdict(set)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if metafunc.cls is not None and "mutant" in metafunc.fixturenames:
             held = self._sentences.intersection(sentences.of(metafunc.function))
+            for sentence in held:
+                self.checks[sentence].add(metafunc.function.__name__)
             chosen = [mutant for mutant in self._mutants if held and (mutant.name == SOUND or mutant.sentence in held)]
             metafunc.parametrize("mutant", chosen, ids=[mutant.name for mutant in chosen])
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = [item for item in items if self._mutant(item) is not None]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        mutant = self._mutant(item)
+        if mutant is not None and mutant.name != SOUND and any(self.failures[mutant.name].values()):
+            pytest.skip("the mutant is caught already")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
