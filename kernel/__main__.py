@@ -104,7 +104,7 @@ def config_check(given: tuple[Path | None, dict[str, str]]) -> None:
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     wrong = [f"plugin {failure.source}: {failure.error}" for failure in found.failures]
-    wrong += loaded.proxies.faults.values()
+    wrong += loaded.proxy_faults(found.registrations)
     for line in wrong:
         click.echo(f"error: {line}", err=True)
     if wrong:

@@ -138,6 +138,13 @@ class Loaded:
     def warnings(self) -> list[str]:
         return self._document.warnings
 
+    def proxy_faults(self, registrations: Iterable[tuple[str, plugin.Registration]]) -> list[str]:
+        """Why proxy plugins cannot be used beside these, with their sources; a line each."""
+        disabled = set(self.config.disabled_plugins)
+        sources = {of.name: source for source, of in registrations if of.name not in disabled}
+        conflicts = (tables.conflict(spec, sources) for spec in self.proxies.specs.values())
+        return [*self.proxies.faults.values(), *filter(None, conflicts)]
+
     def needs_restart(self, running: Loaded) -> list[str]:
         """What differs from the configuration that the daemon was started with, besides proxy plugins."""
         mine, theirs = (dataclasses.asdict(loaded.config) for loaded in (self, running))

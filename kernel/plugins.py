@@ -314,10 +314,10 @@ class Registry:
         slot = self._slots.get(f"{kind}.{id}")
         return slot is not None and slot.remote is not None
 
-    def source(self, name: str) -> str:
-        """Where the plugin ``kind.id`` comes from; empty when there is none."""
-        slot = self._slots.get(name)
-        return slot.source if slot is not None else ""
+    def sources(self) -> Mapping[str, str]:
+        """Of the plugins in this process, by ``kind.id``: where they come from."""
+        with self._changed:
+            return {name: slot.source for name, slot in self._slots.items() if slot.remote is None}
 
     def lane(self, name: str) -> lanes.Lane:
         """The threads of the plugin ``kind.id``, or of the first one of a ``kind``; for any other name, those for work

@@ -10,12 +10,12 @@ import logging
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from kernel.proxies.remote import Remote, Surroundings
-from kernel.proxies.tables import TABLE, Spec, Tables
+from kernel.proxies.tables import TABLE, Spec, Tables, conflict
 from plugin_sdk import daemon, errors, plugin
 
 log = logging.getLogger("proxies")
@@ -30,9 +30,7 @@ class Registry(Protocol):
 
     def withdraw(self, kind: str, id: str) -> Callable[..., None]: ...
 
-    def source(self, name: str) -> str: ...
-
-    def ids(self, kind: str) -> list[str]: ...
+    def sources(self) -> Mapping[str, str]: ...
 
     def show(self, info: daemon.PluginInfo) -> None: ...
 
@@ -166,14 +164,7 @@ class Proxies:
     # --- what cannot be
 
     def _conflict(self, spec: Spec) -> str:
-        """Why it cannot be beside the plugins that are no proxies; empty when it can."""
-        if (source := self._registry.source(spec.id)) and spec.name not in self._remotes:
-            return spec.about(f"there is a plugin {spec.id} already ({source}): disabled_plugins can name it")
-        others = [id for id in self._registry.ids(plugin.CONTENT) if id not in self._remotes]
-        if spec.kind == plugin.CONTENT and others:
-            taken = f"{plugin.CONTENT}.{others[0]}"
-            return spec.about(f"there is a content store already, {taken}: disabled_plugins can name it")
-        return ""
+        return conflict(spec, self._registry.sources())
 
     def _show_fault(self, name: str, fault: str) -> None:
         log.error("%s", fault)

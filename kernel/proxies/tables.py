@@ -116,6 +116,16 @@ def read(document: toml.Document, tables: Any) -> Tables:
     return Tables({name: spec for name, spec in specs.items() if name not in faults}, faults)
 
 
+def conflict(spec: Spec, sources: Mapping[str, str]) -> str:
+    """Why it cannot be beside the plugins in the daemon's process (``kind.id`` → where from); empty when it can."""
+    if source := sources.get(spec.id):
+        return spec.about(f"there is a plugin {spec.id} already ({source}): disabled_plugins can name it")
+    stores = [name for name in sources if name.startswith(f"{plugin.CONTENT}.")]
+    if spec.kind == plugin.CONTENT and stores:
+        return spec.about(f"there is a content store already, {stores[0]}: disabled_plugins can name it")
+    return ""
+
+
 def _rivals(specs: Mapping[str, Spec]) -> Mapping[str, str]:
     """Those that would start a second program at an address, or be a second content store."""
     faults: dict[str, str] = {}

@@ -336,6 +336,20 @@ def test_there_is_one_content_store(write: Callable[..., Path]) -> None:
     assert fault(path, "b") == f"{path}:4: proxy plugin 'b': is a second content store beside 'a': there can be one"
 
 
+def test_what_a_built_in_is_already_is_found_before_the_daemon_starts(write: Callable[..., Path]) -> None:
+    table = '[proxy_plugins.{}]\ntype = "{}"\naddress = "/{}"\n'
+    path = write(table.format("overlayfs", "snapshot", "a") + table.format("mine", "content", "b"))
+    first, second = config.load(path).proxy_faults(("built in", each) for each in REGISTRATIONS)
+    assert first.startswith(
+        f"{path}:1: proxy plugin 'overlayfs': there is a plugin io.containerd.snapshotter.v1.overlay"
+    )
+    assert second.startswith(f"{path}:4: proxy plugin 'mine': there is a content store already")
+    path = write(
+        f'disabled_plugins = ["{plugin.SNAPSHOTTER}.overlayfs"]\n' + table.format("overlayfs", "snapshot", "a")
+    )
+    assert config.load(path).proxy_faults(("built in", each) for each in REGISTRATIONS) == []
+
+
 def test_sandbox_controllers_are_known_and_not_used(write: Callable[..., Path]) -> None:
     loaded = config.load(write(PROXY.format("sandbox", "")))
     assert not loaded.proxies.specs

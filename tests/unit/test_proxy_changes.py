@@ -20,7 +20,7 @@ class Registry:
     """What stands in it, by ``kind.id``, and what was ended, with the seconds given."""
 
     def __init__(self, **others: str) -> None:
-        self.sources = {f"{kind}.{id}": "built in" for id, kind in others.items()}
+        self.others = {f"{kind}.{id}": "built in" for id, kind in others.items()}
         self.made: dict[str, object] = {}
         self.ended: list[tuple[str, float]] = []
         self.shown: dict[tuple[str, str], daemon.PluginInfo] = {}
@@ -29,11 +29,9 @@ class Registry:
         assert remote
         old = self.made.get(registration.name)
         self.made[registration.name] = registration.create(None)  # type: ignore[arg-type]
-        self.sources[registration.name] = source
         return self._end(registration.name, old)
 
     def withdraw(self, kind: str, id: str) -> Callable[..., None]:
-        del self.sources[f"{kind}.{id}"]
         return self._end(f"{kind}.{id}", self.made.pop(f"{kind}.{id}"))
 
     def _end(self, name: str, made: object) -> Callable[..., None]:
@@ -43,11 +41,12 @@ class Registry:
 
         return end
 
-    def source(self, name: str) -> str:
-        return self.sources.get(name, "")
+    def sources(self) -> dict[str, str]:
+        return self.others
 
     def ids(self, kind: str) -> list[str]:
-        return [name.removeprefix(f"{kind}.") for name in self.sources if name.startswith(f"{kind}.")]
+        found = [*self.others, *self.made]
+        return [name.removeprefix(f"{kind}.") for name in found if name.startswith(f"{kind}.")]
 
     def show(self, info: daemon.PluginInfo) -> None:
         self.shown[info.kind, info.id] = info
