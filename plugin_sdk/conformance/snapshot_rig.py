@@ -53,10 +53,23 @@ class Subject(snapshots.Snapshotter):
             self.plugin = self._crash()
 
     def tidy(self) -> None:
-        """Children are younger than parents. What cannot be removed stays: the checks of ``remove`` tell of it."""
-        for name in reversed(list(self._made)):
-            with contextlib.suppress(errors.Error):
-                self.plugin.remove(name)
+        """Children are younger than parents, but threads may have noted them earlier. What cannot be removed stays: the
+        checks of ``remove`` tell of it."""
+        left = list(reversed(list(self._made)))
+        while left:
+            stays = [name for name in left if not self._is_removed(name)]
+            if stays == left:
+                return
+            left = stays
+
+    def _is_removed(self, name: str) -> bool:
+        try:
+            self.plugin.remove(name)
+        except errors.NotFound:
+            return True
+        except errors.Error:
+            return False
+        return True
 
     def stat(self, key: str) -> Info:
         return self._own(self.plugin.stat(self.full(key)))
