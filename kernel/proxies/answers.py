@@ -35,6 +35,10 @@ class Repeats(Protocol):
         """Whether the last call was made more than once."""
         ...
 
+    def wrong(self, text: str) -> errors.Internal:
+        """The error for an answer that is wrong, of which the log is told: ``text`` follows the plugin's name."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Fence:
@@ -83,40 +87,39 @@ def _paths(mount: Mount) -> Iterator[str]:
 
 
 @contextmanager
-def readable(name: str) -> Iterator[None]:
+def readable(repeats: Repeats) -> Iterator[None]:
     """What cannot be made a value of the contract is told of the plugin, and is no defect of the daemon."""
     try:
         yield
     except (ValueError, TypeError, OverflowError) as err:
-        raise errors.Internal(f"{name} gave an answer that cannot be read: {err}") from err
+        raise repeats.wrong(f"gave an answer that cannot be read: {err}") from err
 
 
 class Snapshotter(snapshots.Snapshotter):
     """``fence`` is asked for when an answer is there: what the plugin exports may be known only then."""
 
-    def __init__(self, inner: snapshots.Snapshotter, repeats: Repeats, name: str, fence: Callable[[], Fence]) -> None:
+    def __init__(self, inner: snapshots.Snapshotter, repeats: Repeats, fence: Callable[[], Fence]) -> None:
         self._inner = inner
         self._repeats = repeats
-        self._name = name
         self._fence = fence
 
     def stat(self, key: str) -> snapshots.Info:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._about(self._inner.stat(key), key)
 
     def update(self, info: snapshots.Info, fieldpaths: Sequence[str] = ()) -> snapshots.Info:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._about(self._inner.update(info, fieldpaths), info.name)
 
     def usage(self, key: str) -> snapshots.Usage:
-        with readable(self._name):
+        with readable(self._repeats):
             usage = self._inner.usage(key)
         if usage.size < 0 or usage.inodes < 0:
-            raise errors.Internal(f"{self._name} answered with a negative usage of {key!r}")
+            raise self._repeats.wrong(f"answered with a negative usage of {key!r}")
         return usage
 
     def mounts(self, key: str) -> list[Mount]:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._checked(self._inner.mounts(key))
 
     def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
@@ -140,7 +143,7 @@ class Snapshotter(snapshots.Snapshotter):
                 raise
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[snapshots.Info]:
-        with readable(self._name):
+        with readable(self._repeats):
             yield from self._inner.walk(filters)
 
     def cleanup(self) -> None:
@@ -156,7 +159,7 @@ class Snapshotter(snapshots.Snapshotter):
         parent: str,
         labels: Mapping[str, str] | None,
     ) -> list[Mount]:
-        with readable(self._name):
+        with readable(self._repeats):
             try:
                 return self._checked(make(key, parent, labels))
             except errors.AlreadyExists:  # of the key, which only we know: made by the call that was lost
@@ -166,7 +169,7 @@ class Snapshotter(snapshots.Snapshotter):
 
     def _checked(self, mounts: Sequence[Mount]) -> list[Mount]:
         if wrong := self._fence().wrong(mounts):
-            raise errors.Internal(f"{self._name} answered with {wrong}: it is not used")
+            raise self._repeats.wrong(f"answered with {wrong}: it is not used")
         return list(mounts)
 
     def _has(self, key: str) -> bool:
@@ -178,26 +181,25 @@ class Snapshotter(snapshots.Snapshotter):
 
     def _about(self, info: snapshots.Info, key: str) -> snapshots.Info:
         if info.name != key or info.kind is snapshots.Kind.UNKNOWN:
-            raise errors.Internal(f"{self._name} answered with {info.name!r}, {info.kind.name.lower()}, for {key!r}")
+            raise self._repeats.wrong(f"answered with {info.name!r}, {info.kind.name.lower()}, for {key!r}")
         return info
 
 
 class Store(contents.Store):
-    def __init__(self, inner: contents.Store, repeats: Repeats, name: str) -> None:
+    def __init__(self, inner: contents.Store, repeats: Repeats) -> None:
         self._inner = inner
         self._repeats = repeats
-        self._name = name
 
     def info(self, digest: str) -> contents.Info:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._about(self._inner.info(digest), digest)
 
     def update(self, info: contents.Info, fieldpaths: Sequence[str] = ()) -> contents.Info:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._about(self._inner.update(info, fieldpaths), info.digest)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[contents.Info]:
-        with readable(self._name):
+        with readable(self._repeats):
             yield from self._inner.walk(filters)
 
     def delete(self, digest: str) -> None:
@@ -205,23 +207,23 @@ class Store(contents.Store):
             self._inner.delete(digest)
 
     def reader(self, digest: str) -> contents.Reader:
-        with readable(self._name):
+        with readable(self._repeats):
             self.info(digest)
             return Reader(self._inner.reader(digest))
 
     def writer(self, ref: str, total: int = 0, expected: str = "") -> contents.Writer:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._inner.writer(ref, total, expected)
 
     def status(self, ref: str) -> contents.Status:
-        with readable(self._name):
+        with readable(self._repeats):
             status = self._inner.status(ref)
         if status.ref != ref or status.offset < 0:
-            raise errors.Internal(f"{self._name} answered with ingest {status.ref!r} at {status.offset} for {ref!r}")
+            raise self._repeats.wrong(f"answered with ingest {status.ref!r} at {status.offset} for {ref!r}")
         return status
 
     def list_statuses(self, filters: Sequence[str] = ()) -> list[contents.Status]:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._inner.list_statuses(filters)
 
     def abort(self, ref: str) -> None:
@@ -238,7 +240,7 @@ class Store(contents.Store):
 
     def _about(self, info: contents.Info, digest: str) -> contents.Info:
         if info.digest != digest or info.size < 0:
-            raise errors.Internal(f"{self._name} answered with {info.digest!r} of {info.size} bytes for {digest!r}")
+            raise self._repeats.wrong(f"answered with {info.digest!r} of {info.size} bytes for {digest!r}")
         return info
 
 
@@ -272,9 +274,9 @@ class Differ(diff.Differ):
     """The program has its own way to the blobs, and knows no lease: what it has written is opened here once more, which
     makes it the caller's. A label tells whether it was there before."""
 
-    def __init__(self, inner: diff.Differ, name: str) -> None:
+    def __init__(self, inner: diff.Differ, repeats: Repeats) -> None:
         self._inner = inner
-        self._name = name
+        self._repeats = repeats
 
     def apply(
         self,
@@ -285,7 +287,7 @@ class Differ(diff.Differ):
         payloads: Mapping[str, tuple[str, bytes]] | None = None,
         sync: bool = False,
     ) -> Descriptor:
-        with readable(self._name):
+        with readable(self._repeats):
             return self._checked(self._inner.apply(descriptor, mounts, content, payloads=payloads, sync=sync))
 
     def compare(
@@ -300,7 +302,7 @@ class Differ(diff.Differ):
         source_date_epoch: int | None = None,
     ) -> Descriptor:
         made = {fields.MADE: secrets.token_hex(8)}
-        with readable(self._name):
+        with readable(self._repeats):
             layer = self._inner.compare(
                 lower,
                 upper,
@@ -319,5 +321,5 @@ class Differ(diff.Differ):
         try:
             identifiers.validate_digest(layer.digest)
         except errors.InvalidArgument as err:
-            raise errors.Internal(f"{self._name} answered with a layer without a digest: {err.message}") from err
+            raise self._repeats.wrong(f"answered with a layer without a digest: {err.message}") from err
         return layer

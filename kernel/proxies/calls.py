@@ -47,6 +47,8 @@ class Plugin(Protocol):
 
     def lost(self, link: Link) -> None: ...
 
+    def complain(self, text: str) -> None: ...
+
     def watched(self, cancel: Callable[[], None]) -> AbstractContextManager[None]: ...
 
 
@@ -63,6 +65,11 @@ class Calls:
     def repeated(self) -> bool:
         """Whether the last call was made more than once."""
         return self._made > 1
+
+    def wrong(self, text: str) -> errors.Internal:
+        """The error for an answer that is wrong, of which the log is told."""
+        self._plugin.complain(text)
+        return errors.Internal(f"{self._plugin.noun} {text}")
 
     def unary(self, service: str, method: rpc.Method, request: Message, scope: Scope) -> Message:
         self._made = 0
@@ -149,11 +156,10 @@ class Calls:
             return err
         self._answered(plugin)
         if isinstance(err, errors.Internal) and _UNREADABLE in err.message:
-            return errors.Internal(f"{plugin.noun} gave an answer to {method.name} that cannot be read")
+            return self.wrong(f"gave an answer to {method.name} that cannot be read")
         if isinstance(err, errors.ResourceExhausted) and _TOO_LARGE in err.message:
-            most = transport.MAX_MESSAGE
-            text = f"{plugin.noun} gave an answer to {method.name} of more than {most} bytes"
-            return errors.ResourceExhausted(text)
+            text = f"gave an answer to {method.name} of more than {transport.MAX_MESSAGE} bytes"
+            return errors.ResourceExhausted(self.wrong(text).message)
         return err
 
 

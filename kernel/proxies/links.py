@@ -24,6 +24,7 @@ from plugin_sdk.scope import Scope
 from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import handshake as wire
 from plugin_sdk.wire import transport
+from plugin_sdk.wire.http2 import frames
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -243,12 +244,20 @@ def _try_tls(spec: Spec) -> None:
             context.load_cert_chain(table.tls_cert, table.tls_key)
         with (
             socket.create_connection((host, int(port)), _TIMEOUT) as plain,
-            context.wrap_socket(plain, server_hostname=table.tls_name or host),
+            context.wrap_socket(plain, server_hostname=table.tls_name or host) as secured,
         ):
-            pass
+            _await_settings(secured)
     except ssl.SSLCertVerificationError as err:
         raise Refused(f'the certificate of "{target}" is refused: {err.verify_message}') from err
-    except ssl.SSLError as err:
-        raise Refused(f'TLS with "{target}" fails: {err.reason or err}') from err
+    except (ssl.SSLError, ConnectionResetError) as err:
+        reason = getattr(err, "reason", None) or "it ends the connection, as for a certificate that it does not accept"
+        raise Refused(f'TLS with "{target}" fails: {reason}') from err
     except OSError as err:
         raise errors.Unavailable(f'nobody answers at "{target}": {err.strerror or err}') from err
+
+
+def _await_settings(secured: socket.socket) -> None:
+    """In TLS 1.3 a server refuses our certificate after the handshake, by an alert, or just closes. Raises OSError."""
+    secured.sendall(frames.PREFACE + frames.settings({}))
+    if not secured.recv(1):
+        raise ConnectionResetError

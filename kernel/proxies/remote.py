@@ -44,6 +44,7 @@ _LAST_MOMENT = 0.2  # seconds from the end of a program's connection to its own
 _POLL = 0.02  # seconds between two looks for a socket of a program that starts
 _RETRY_LONGEST = 1.0  # seconds between attempts at a socket that somebody else serves
 _REFUSED_RETRY = 2.0  # seconds between looks at what was refused
+_COMPLAINTS, _COMPLAINTS_WINDOW = 20, 10.0  # wrong answers that are logged within so many seconds
 _NO_DIGEST = "sha256:" + "0" * 64
 
 
@@ -113,6 +114,7 @@ class Remote:
         self._breaker = Breaker()
         self._delays = Delays() if spec.table.command else Delays(0.1, _RETRY_LONGEST)
         self._woken = threading.Event()
+        self._complaints: list[float] = []  # when
         self._closing = False
         self._successor: Remote | None = None
         self._silent_since: float | None = None
@@ -167,10 +169,10 @@ class Remote:
         calls = Calls(self, scope)
         if self._spec.kind == plugin.SNAPSHOTTER:
             snapshotter = wire_snapshots.Proxy(calls, scope, self._spec.name)
-            return answers.Snapshotter(snapshotter, calls, self.noun, self._fence)
+            return answers.Snapshotter(snapshotter, calls, self._fence)
         if self._spec.kind == plugin.CONTENT:
-            return answers.Store(wire_content.Proxy(calls, scope), calls, self.noun)
-        return answers.Differ(wire_diff.Proxy(calls, scope), self.noun)
+            return answers.Store(wire_content.Proxy(calls, scope), calls)
+        return answers.Differ(wire_diff.Proxy(calls, scope), calls)
 
     def _fence(self) -> answers.Fence:
         root = self._facts.exports.get("root", "")
@@ -217,6 +219,14 @@ class Remote:
             self._link = None
         link.channel.close()
         self._woken.set()
+
+    def complain(self, text: str) -> None:
+        """An answer was wrong: the log is told, but no more often than people can read."""
+        now = time.monotonic()
+        self._complaints = [when for when in self._complaints if now - when < _COMPLAINTS_WINDOW]
+        if len(self._complaints) < _COMPLAINTS:
+            self._complaints.append(now)
+            self._log.warning("%s", self._spec.about(f"it {text}"))
 
     @contextlib.contextmanager
     def watched(self, cancel: Callable[[], None]) -> Iterator[None]:

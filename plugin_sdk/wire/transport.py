@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from plugin_sdk import errors
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import edge, rpc, status
+
+# Of an answer that cannot be read it would log a traceback; the caller has the error.
+logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
 
 MAX_MESSAGE = 16 << 20
 

@@ -20,8 +20,12 @@ DIGEST = scripted.digest_of(b"data")
 
 
 class Repeats:
-    def __init__(self, repeated: bool = False) -> None:
+    def __init__(self, name: str, repeated: bool = False) -> None:
         self.repeated = repeated
+        self._name = name
+
+    def wrong(self, text: str) -> errors.Internal:
+        return errors.Internal(f"{self._name} {text}")
 
 
 def fence(root: str = "/var/s") -> answers.Fence:
@@ -106,7 +110,7 @@ class Snapshotter(scripted.Snapshotter):
 
 
 def checked(inner: object, repeated: bool = False) -> answers.Snapshotter:
-    return answers.Snapshotter(inner, Repeats(repeated), NAME, fence)  # type: ignore[arg-type]
+    return answers.Snapshotter(inner, Repeats(NAME, repeated), fence)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("info", [Info("other", Kind.ACTIVE), Info("key", Kind.UNKNOWN)])
@@ -177,7 +181,7 @@ def test_a_repeated_removal_that_was_done_already_succeeds() -> None:
 
 
 def store(inner: object, repeated: bool = False) -> answers.Store:
-    return answers.Store(inner, Repeats(repeated), 'content store "c"')  # type: ignore[arg-type]
+    return answers.Store(inner, Repeats('content store "c"', repeated))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("info", [content.Info("sha256:" + "0" * 64, 1), content.Info(DIGEST, -1)])
@@ -216,7 +220,7 @@ def test_a_piece_that_was_cut_off_is_read_again() -> None:
 
 
 def differ(inner: object) -> answers.Differ:
-    return answers.Differ(inner, 'differ "d"')  # type: ignore[arg-type]
+    return answers.Differ(inner, Repeats('differ "d"'))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:1", "nothing"])

@@ -84,7 +84,7 @@ class Plugin:
 
     def admit(self, begun: float) -> Any:
         self.admitted.append(begun)
-        return self.link
+        return self, self.link
 
     def answered(self) -> None:
         self.told.append("answered")
@@ -95,6 +95,9 @@ class Plugin:
     def lost(self, link: object) -> None:
         assert link is self.link
         self.told.append("lost")
+
+    def complain(self, text: str) -> None:
+        self.told.append(f"complains: {text}")
 
     @contextmanager
     def watched(self, cancel: Callable[[], None]) -> Iterator[None]:
