@@ -97,6 +97,16 @@ class Host:
     def withdraw(self, name: str) -> None:
         (self.conf / f"{name}.toml").unlink()
 
+    def keep_only(self, names: set[str]) -> None:
+        """Withdraws all others; what a failed test has left would be a mistake in the next one's edits."""
+        for path in self.conf.iterdir():
+            if path.stem not in names:
+                path.unlink()
+
+    @property
+    def declared(self) -> set[str]:
+        return {path.stem for path in self.conf.iterdir()}
+
     def socket(self, name: str) -> str:
         return str(self.directory / f"{name}.sock")
 
