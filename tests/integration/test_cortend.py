@@ -176,9 +176,8 @@ def test_without_the_rights_of_root_it_does_not_start(directory: Path) -> None:
     [
         ('[grpc]\nadress = "/x"\n', ":2: unknown key 'adress' in [grpc]; did you mean 'address'?"),
         (f'[plugins."{SNAPSHOTTER}.overlayfs"]\nrot = "/x"\n', ":2: "),
-        ('[proxy_plugins.x]\ntype = "snap"\naddress = "/x"\n', "; did you mean 'snapshot'?"),
         ("root = 3\n", ":1: 'root' must be a text, not 3"),
-        ("version = = 3\n", "plugins.toml: "),
+        ("version = = 3\n", "plugins.toml:1: Invalid value"),
     ],
 )
 def test_a_wrong_configuration_is_one_sentence_and_nothing_starts(directory: Path, text: str, reason: str) -> None:
@@ -204,13 +203,16 @@ def test_config_prints_what_can_be_read_again(directory: Path) -> None:
         assert checked.stdout == "the configuration can be used\n"
 
 
-def test_a_proxy_plugin_is_shown_as_not_started(start: Start, directory: Path) -> None:
+def test_a_wrong_table_of_a_proxy_plugin_is_shown_and_the_daemon_starts(start: Start, directory: Path) -> None:
+    """The rest of them is in test_proxy_bad_input.py."""
     path = directory / "plugins.toml"
-    path.write_text('[proxy_plugins.stars]\ntype = "snapshot"\naddress = "/run/stars.sock"\n')
+    path.write_text('[proxy_plugins.stars]\ntype = "snap"\naddress = "/run/stars.sock"\n')
     shown = plugin(start("--config", str(path)), "stars")
-    assert shown.kind == SNAPSHOTTER
-    assert shown.skipped
-    assert "not started yet" in shown.error
+    assert (shown.kind, shown.state) == ("proxy_plugins", "refused")
+    assert shown.error.startswith(f"{path}:2: proxy plugin 'stars' has the unknown type 'snap'; did you mean")
+    checked = cortend("--config", str(path), "config", "check")
+    assert (checked.returncode, checked.stdout) == (1, "")
+    assert checked.stderr == f"error: {shown.error}\n"
 
 
 def test_a_required_plugin_that_is_missing_stops_the_start(directory: Path) -> None:
