@@ -24,8 +24,6 @@ LANE = plugin.CONTENT
 
 READ_CHUNK = 1 << 20
 WRITE_CHUNK = 8 << 20
-BATCH = 100
-"""Blobs in one message of List."""
 
 STAT, WRITE, COMMIT = content_pb2.STAT, content_pb2.WRITE, content_pb2.COMMIT
 
@@ -69,8 +67,8 @@ class Servicer:
     ) -> AsyncIterator[content_pb2.ListContentResponse]:
         store = self._resolve(call)
         infos = await call.run(lambda: list(store.walk(list(request.filters))))
-        for start in range(0, len(infos), BATCH):
-            yield content_pb2.ListContentResponse(info=map(_info_message, infos[start : start + BATCH]))
+        for batch in messages.batches(map(_info_message, infos)):
+            yield content_pb2.ListContentResponse(info=batch)
 
     async def _delete(self, request: content_pb2.DeleteContentRequest, call: rpc.Call) -> Empty:
         identifiers.validate_digest(request.digest)

@@ -18,7 +18,7 @@ from plugin_sdk.wire import messages, rpc
 
 SERVICE = diff_pb2.DESCRIPTOR.services_by_name["Diff"]
 Alternatives = tuple[Sequence[tuple[str, diff.Differ]], content.Store]
-"""Differs in the order in which they are asked, each with the lane in which it works, and the caller's content store."""
+"""Differs in the order in which they are asked, each with the lane in which it works, and the caller's content."""
 
 
 class Servicer:

@@ -1,4 +1,4 @@
-"""Health: whether the server, each of its services and each of its plugins serves, in gRPC's health checking protocol."""
+"""Health: whether the server, each of its services and each of its plugins serves, in gRPC's protocol for that."""
 
 from __future__ import annotations
 

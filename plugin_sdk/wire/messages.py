@@ -6,16 +6,23 @@ for none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from google.protobuf import any_pb2, field_mask_pb2, timestamp_pb2
+from google.protobuf.message import Message
 
 from plugin_sdk.api.types import descriptor_pb2, mount_pb2
 from plugin_sdk.mounts import Mount
 from plugin_sdk.oci import Descriptor
 from plugin_sdk.runtime import Any
 
+M = TypeVar("M", bound=Message)
+
 _SECOND = 1_000_000_000
+
+BATCH, BATCH_BYTES = 100, 4 << 20
+"""Entries, and their bytes, in one message of a list: far from what a message may have, whatever the labels."""
 
 
 def timestamp(nanoseconds: int) -> timestamp_pb2.Timestamp | None:
@@ -85,3 +92,18 @@ def descriptor(message: descriptor_pb2.Descriptor) -> Descriptor:
 def field_mask(paths: Sequence[str]) -> field_mask_pb2.FieldMask | None:
     """The paths as they are: a label's key may hold dots and slashes, which protobuf's own helpers would split."""
     return field_mask_pb2.FieldMask(paths=paths) if paths else None
+
+
+def batches(entries: Iterable[M]) -> Iterator[list[M]]:
+    """The entries of a list, parted into messages."""
+    batch: list[M] = []
+    size = 0
+    for entry in entries:
+        own = entry.ByteSize()
+        if batch and (len(batch) == BATCH or size + own > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += own
+    if batch:
+        yield batch

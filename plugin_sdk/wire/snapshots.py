@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -13,12 +13,6 @@ from plugin_sdk.scope import Scope
 from plugin_sdk.wire import messages, rpc
 
 SERVICE = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"]
-
-BATCH = 100
-"""Snapshots in one message of List, at most."""
-
-BATCH_BYTES = 4 << 20
-"""A message of List is sent when it has grown to this; one snapshot's labels alone may take more."""
 
 
 class Servicer:
@@ -97,7 +91,7 @@ class Servicer:
     ) -> AsyncIterator[snapshots_pb2.ListSnapshotsResponse]:
         snapshotter = self._resolve(call, request.snapshotter)
         infos = await call.run(lambda: list(snapshotter.walk(list(request.filters))))
-        for batch in _batches(map(_info_message, infos)):
+        for batch in messages.batches(map(_info_message, infos)):
             yield snapshots_pb2.ListSnapshotsResponse(info=batch)
 
     async def _usage(self, request: snapshots_pb2.UsageRequest, call: rpc.Call) -> snapshots_pb2.UsageResponse:
@@ -108,21 +102,6 @@ class Servicer:
     async def _cleanup(self, request: snapshots_pb2.CleanupRequest, call: rpc.Call) -> Empty:
         await call.run(self._resolve(call, request.snapshotter).cleanup, lane=_lane(request.snapshotter))
         return Empty()
-
-
-def _batches(infos: Iterable[snapshots_pb2.Info]) -> Iterator[list[snapshots_pb2.Info]]:
-    """By number and size, so that huge labels fit into the messages."""
-    batch: list[snapshots_pb2.Info] = []
-    size = 0
-    for info in infos:
-        own = info.ByteSize()
-        if batch and (len(batch) == BATCH or size + own > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(info)
-        size += own
-    if batch:
-        yield batch
 
 
 def _lane(snapshotter: str) -> str:

@@ -64,3 +64,15 @@ def test_field_paths_are_not_split() -> None:
     assert mask is not None
     assert list(mask.paths) == ["labels.containerd.io/gc.root"]
     assert messages.field_mask([]) is None
+
+
+def test_a_list_is_parted_by_number_and_by_size() -> None:
+    def sizes(*lengths: int) -> list[int]:
+        entries = (any_pb2.Any(value=bytes(length)) for length in lengths)
+        return [len(batch) for batch in messages.batches(entries)]
+
+    most = messages.BATCH_BYTES
+    assert sizes() == []
+    assert sizes(*[1] * 250) == [100, 100, 50]
+    assert sizes(most // 2, most // 2, most // 2, 1) == [1, 1, 2]
+    assert sizes(2 * most, 1) == [1, 1]

@@ -120,4 +120,4 @@ def test_a_call_into_a_plugin_runs_in_its_lane(snapshotter):
         method = servicer.methods[name]
         asyncio.run(method.handler(method.request(snapshotter="stars"), Call()))
     plugin = "io.containerd.snapshotter.v1.stars"
-    assert lanes == [plugin, plugin, "", plugin, ""]
+    assert lanes == [plugin, plugin, "", plugin, plugin]  # remove waits for whoever changes the snapshot
