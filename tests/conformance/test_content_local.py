@@ -12,8 +12,8 @@ from plugins_builtin.content import local
 
 class TestLocal(content.ContentSuite):
     @pytest.fixture
-    def store(self, tmp_path):
-        return local.Store(tmp_path)
+    def store(self, memory):
+        return local.Store(memory)
 
     @pytest.fixture
     def supports_labels(self):
@@ -24,14 +24,14 @@ class TestLocal(content.ContentSuite):
         return True
 
     @pytest.fixture
-    def reopen(self, tmp_path):
-        return lambda: local.Store(tmp_path)
+    def reopen(self, memory):
+        return lambda: local.Store(memory)
 
     @pytest.fixture
-    def crash(self, tmp_path):
+    def crash(self, memory):
         def crash(work):
-            resuming.in_child(lambda end: work(local.Store(tmp_path), end))
-            return local.Store(tmp_path)
+            resuming.in_child(lambda end: work(local.Store(memory), end))
+            return local.Store(memory)
 
         return crash
 

@@ -31,11 +31,11 @@ class TestView(content.ContentSuite):
         close(opened)
 
     @pytest.fixture
-    def open_store(self, tmp_path: Path, opened: list[Metadata]) -> Callable[[], contract.Store]:
+    def open_store(self, memory: Path, opened: list[Metadata]) -> Callable[[], contract.Store]:
         def open_store() -> contract.Store:
             close(opened)
-            database = Database(tmp_path / "meta.db")
-            opened.append(Metadata(database, FixedRegistry(local.Store(tmp_path / "content"))))
+            database = Database(memory / "meta.db")
+            opened.append(Metadata(database, FixedRegistry(local.Store(memory / "content"))))
             opened[-1].settle()
             return opened[-1].view(Scope("ns")).content
 

@@ -14,8 +14,8 @@ from plugins_builtin.content import local
 
 class TestLocalOverASocket(content.ContentSuite):
     @pytest.fixture
-    def served(self, tmp_path, serve):
-        behind = local.Store(tmp_path / "content")
+    def served(self, memory, serve):
+        behind = local.Store(memory)
         return serve(wire.Servicer(lambda call: behind))
 
     @pytest.fixture
