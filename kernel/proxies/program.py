@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kernel.proxies import launch
@@ -24,6 +24,7 @@ LONGEST_LINE = 4096
 
 _LINES, _WINDOW = 200, 10.0  # lines that are logged within so many seconds
 _CHUNK = 64 << 10
+_CALM = 1 << 20  # bytes within that time after which reading is slowed down
 _PAUSE = 0.02  # seconds between two chunks of a flood, which slows it down and costs next to nothing
 _PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL
 _NOT_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_PID")
@@ -118,42 +119,49 @@ class Output:
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._window = -_WINDOW
-        self._taken = self._left_out = 0
+        self._bytes = self._taken = self._left_out = 0
         self.last = ""
 
     def copy(self, source: object) -> None:
         """Until the end of the pipe."""
+        rest = b""
         with contextlib.closing(source):  # type: ignore[type-var]
-            for line in self._lines(source.fileno()):  # type: ignore[attr-defined]
-                self._take(line)
+            while chunk := os.read(source.fileno(), _CHUNK):  # type: ignore[attr-defined]
+                self._begin_window()
+                *lines, rest = (rest + chunk).split(b"\n")
+                rest = rest[-_CHUNK:]
+                self._take(lines)
+                self._bytes += len(chunk)
+                if self._bytes > _CALM or self._left_out:
+                    time.sleep(_PAUSE)
+        self._take([rest])
         self._tell_left_out()
 
-    def _lines(self, fd: int) -> Iterator[bytes]:
-        rest = b""
-        while chunk := os.read(fd, _CHUNK):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from whole
-            rest = rest[-_CHUNK:]
-            if self._left_out:
-                time.sleep(_PAUSE)
-        if rest:
-            yield rest
-
-    def _take(self, line: bytes) -> None:
-        text = line[:LONGEST_LINE].decode(errors="replace").strip()
-        if not text:
-            return
-        self.last = text if len(line) <= LONGEST_LINE else text + "…"
-        if time.monotonic() - self._window >= _WINDOW:
+    def _begin_window(self) -> None:
+        now = time.monotonic()
+        if now - self._window >= _WINDOW:
             self._tell_left_out()
-            self._window, self._taken = time.monotonic(), 0
-        self._taken += 1
-        if self._taken <= _LINES:
-            self._log.info("%s", self.last)
-        else:
-            self._left_out += 1
+            self._window, self._bytes, self._taken = now, 0, 0
+
+    def _take(self, lines: Sequence[bytes]) -> None:
+        """Those of a flood are only counted, since looking at each takes long."""
+        lines = list(filter(None, lines))
+        room = max(0, _LINES - self._taken)
+        self._taken += len(lines)
+        for line in lines[:room]:
+            if text := _text(line):
+                self.last = text
+                self._log.info("%s", text)
+        if len(lines) > room:
+            self._left_out += len(lines) - room
+            self.last = _text(lines[-1]) or self.last
 
     def _tell_left_out(self) -> None:
         if self._left_out:
             self._log.warning("%d lines of its output were left out: it writes too much", self._left_out)
             self._left_out = 0
+
+
+def _text(line: bytes) -> str:
+    text = line[:LONGEST_LINE].decode(errors="replace").strip()
+    return text if len(line) <= LONGEST_LINE else text + "…"
