@@ -91,8 +91,7 @@ class Host:
         return self.declare(name, kind, command=self.command(name, *flags, kind=kind), **keys)
 
     def command(self, name: str, *flags: str, kind: str = "snapshot") -> list[str]:
-        store = ["--store"] if kind == "content" else []
-        return [*MOODY, "--root", str(self.root(name)), *store, *flags]
+        return [*MOODY, "--root", str(self.root(name)), "--kind", kind, *flags]
 
     def withdraw(self, name: str) -> None:
         (self.conf / f"{name}.toml").unlink()
@@ -263,10 +262,13 @@ class Caller:
 
 @contextlib.contextmanager
 def calling(host: Host, name: str) -> Iterator[Caller]:
-    (log := host.directory / f"{name}-caller").touch()
+    """It has begun when this returns."""
+    (log := host.directory / f"{name}-caller-{time.monotonic_ns()}").touch()
     command = programs.python(str(PROGRAMS / "caller.py"), host.daemon.address, name, str(RATE), str(log))
-    with programs.started(command, host.directory / f"{name}-caller.err") as made:
-        yield Caller(made.process, log)
+    with programs.started(command, log.with_suffix(".err")) as made:
+        caller = Caller(made.process, log)
+        until(lambda: len(caller.answers()) > RATE / 2, 20)
+        yield caller
 
 
 def kept(host: Host, name: str, answers: list[dict[str, Any]]) -> int:

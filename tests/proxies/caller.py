@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import sys
 import threading
@@ -34,7 +35,7 @@ class Client:
         self._lock = threading.Lock()
 
     def live(self, number: int) -> None:
-        key, name = f"key-{number}", f"layer-{number}"
+        key, name = f"key-{os.getpid()}-{number}", f"layer-{os.getpid()}-{number}"
         try:
             mounts = self._call("prepare", key, lambda: self._snapshotter.prepare(key))
             (file := Path(mounts[0].source, "file")).write_text(name)

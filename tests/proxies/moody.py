@@ -1,4 +1,5 @@
-"""A proxy plugin that does as it is told, badly if so ordered: its snapshots are native's, its content is local's.
+"""A proxy plugin that does as it is told, badly if so ordered: its snapshots are native's, its content is local's, and
+its differ has always applied a layer already.
 
 ``ROOT/orders.json`` is read at each call: for a method such as ``Prepare`` what is to happen. ``wait``: seconds before
 the work, which is then done although the caller has gone; ``hold``: seconds between the work and the answer;
@@ -23,15 +24,16 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from plugin_sdk import handshake, lanes, plugin
+from plugin_sdk import handshake, lanes, oci, plugin
 from plugin_sdk.place import Place, Tls
-from plugin_sdk.wire import content, rpc, snapshots
+from plugin_sdk.wire import content, diff, rpc, snapshots
 from plugin_sdk.wire import handshake as wire_handshake
 from plugin_sdk.wire.http2.server import Server
 from plugins_builtin.content import local
 from plugins_builtin.snapshots import native
 
 MAX_MESSAGE = 64 << 20
+KINDS = {"snapshot": plugin.SNAPSHOTTER, "content": plugin.CONTENT, "diff": plugin.DIFFER}
 
 
 class Orders:
@@ -90,7 +92,7 @@ class Moody:
             async for answer in method.handler(request, call):  # type: ignore[union-attr]
                 orders = self._orders.of(method.name)
                 await asyncio.sleep(orders.get("wait", 0))
-                yield _changed(answer, orders)
+                yield _changed(method.response.FromString(answer) if isinstance(answer, bytes) else answer, orders)
 
         return handler
 
@@ -101,13 +103,12 @@ async def _late(work: Callable[[], Any], seconds: float) -> Message:
     return answer
 
 
-def _changed(answer: Message | bytes, orders: dict[str, Any]) -> Message | bytes:
+def _changed(answer: Message, orders: dict[str, Any]) -> Message | bytes:
     if "raw" in orders:
         return bytes.fromhex(orders["raw"])
     if "size" in orders:
         return bytes(orders["size"])
     if "answer" in orders:
-        assert isinstance(answer, Message)
         for name in orders["answer"]:
             answer.ClearField(name)
         json_format.ParseDict(orders["answer"], answer)
@@ -118,8 +119,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--address", default=os.environ.get("CORTEN_PLUGIN_ADDRESS", ""))
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--content", help="Not used; what the daemon gives to differs.")
-    parser.add_argument("--store", action="store_true", help="Serve content and no snapshots.")
+    parser.add_argument("--content", help="Printed; what the daemon gives to differs.")
+    parser.add_argument("--kind", choices=("snapshot", "content", "diff"), default="snapshot")
     parser.add_argument("--plain", action="store_true", help="Without the handshake, as containerd's own proxies.")
     parser.add_argument("--api", type=int, nargs=2, default=(1, 1))
     parser.add_argument("--says", type=json.loads, default={}, help="More of the handshake.")
@@ -128,18 +129,27 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _servicers(options: argparse.Namespace) -> Iterator[rpc.Servicer]:
-    orders = Orders(options.root)
-    if options.store:
+class Differ:
+    def apply(self, descriptor: oci.Descriptor, *_: object, **__: object) -> oci.Descriptor:
+        return descriptor
+
+
+def _contract(options: argparse.Namespace) -> rpc.Servicer:
+    if options.kind == "content":
         store = local.Store(options.root)
-        yield Moody(content.Servicer(lambda call: store), orders)
-    else:
-        snapshotter = native.Snapshotter(options.root)
-        yield Moody(snapshots.Servicer(lambda call, name: snapshotter), orders)
+        return content.Servicer(lambda call: store)
+    if options.kind == "diff":
+        return diff.Servicer(lambda call: (Differ(), None))  # type: ignore[arg-type, return-value]
+    snapshotter = native.Snapshotter(options.root)
+    return snapshots.Servicer(lambda call, name: snapshotter)
+
+
+def _servicers(options: argparse.Namespace) -> Iterator[rpc.Servicer]:
+    yield Moody(_contract(options), Orders(options.root))
     if not options.plain:
-        kind = plugin.CONTENT if options.store else plugin.SNAPSHOTTER
-        exports = {} if options.store else {"root": str(options.root)}
-        said = {"version": "1.0", "kinds": (kind,), "exports": exports, "instance": secrets.token_hex(8)}
+        exports = {"root": str(options.root)} if options.kind == "snapshot" else {}
+        kinds = (KINDS[options.kind],)
+        said = {"version": "1.0", "kinds": kinds, "exports": exports, "instance": secrets.token_hex(8)}
         yield wire_handshake.Servicer(handshake.Description(handshake.Range(*options.api), **(said | options.says)))
 
 
@@ -159,5 +169,7 @@ async def _run(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     given = _options()
+    if given.content:
+        print("content is at", given.content, flush=True)
     given.root.mkdir(parents=True, exist_ok=True)
     asyncio.run(_run(given))
