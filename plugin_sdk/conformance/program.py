@@ -20,13 +20,14 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from plugin_sdk import content, diff, errors, handshake, snapshots
+from plugin_sdk import content, diff, errors, handshake, release, snapshots
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import content as wire_content
 from plugin_sdk.wire import diff as wire_diff
@@ -54,27 +55,18 @@ class Program:
         """Returns when it serves. Raises Unavailable, with what it said, when it does not."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        end = time.monotonic() + _PATIENCE
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise errors.Unavailable(f"the program does not serve: {self.log.read_text()[-2000:]}")
+            time.sleep(0.01)
         self._channel = transport.connect(self.address, lease=False)
-        try:
-            self._wait()
-        except BaseException:
-            self.kill()
-            raise
         return self
 
-    def _wait(self) -> None:
-        end = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                self.describe()
-                return
-            except errors.Unavailable as err:
-                if self._ended() or time.monotonic() > end:
-                    raise errors.Unavailable(f"the program does not serve: {self.log.read_text()[-2000:]}") from err
-            time.sleep(0.02)
-
-    def _ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.address) == 0
 
     def stop(self) -> int:
         """Its exit code after SIGTERM."""
@@ -115,7 +107,7 @@ class Program:
         return self._channel
 
     def describe(self) -> handshake.Description:
-        return wire_handshake.Proxy(self.channel, Scope("")).describe("", "")
+        return wire_handshake.Proxy(self.channel, Scope("")).describe(release.VERSION, "tests")
 
     @property
     def snapshotter(self) -> snapshots.Snapshotter:
