@@ -71,19 +71,32 @@ class Content:
         if expected:
             identifiers.validate_digest(expected)
         store = self._backends.content_id()
+        while True:
+            row = self._begin(store, ref, total, expected)
+            claimed = self._ingest(ref)
+            if claimed is not None and (claimed["backend"], claimed["state"]) == (row["backend"], content_rows.OPEN):
+                return Writer(self._backends, self._scope, store, claimed)
+            self._backends.claims.drop(_claim(row))  # ended by its last writer before it was claimed
+
+    def _begin(self, store: str, ref: str, total: int, expected: str) -> sqlite3.Row:
+        """The row of the ingest, which is claimed since; the row may be older than the claim."""
         row = self._database.write(lambda tx: content_rows.begin_ingest(tx, self._scope, store, ref, total, expected))
         if isinstance(row, errors.Error):
             self._kick()
             raise row
         if not self._backends.claims.take(_claim(row)):
             raise errors.Unavailable(f'ref "{ref}" locked: unavailable')
-        return Writer(self._backends, self._scope, store, row)
+        return row
 
-    def status(self, ref: str) -> Status:
+    def _ingest(self, ref: str) -> sqlite3.Row | None:
         with self._database.read() as cursor:
-            row = cursor.execute(
+            row: sqlite3.Row | None = cursor.execute(
                 "SELECT * FROM ingests WHERE namespace = ? AND ref = ?", (self._namespace, ref)
             ).fetchone()
+        return row
+
+    def status(self, ref: str) -> Status:
+        row = self._ingest(ref)
         if row is None:
             raise content_rows.no_ingest(ref)
         with self._use(self._scope) as made:

@@ -197,6 +197,29 @@ def test_a_ref_that_is_open_is_unavailable_and_free_afterwards(view: View, metad
     view.content.writer("ref").close()
 
 
+def test_a_ref_that_is_committed_while_it_is_opened_begins_anew(
+    view: View, metadata: Metadata, store: scripted.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is read before the ingest is claimed, and the last writer ends in between."""
+    first = view.content.writer("ref")
+    first.write(DATA)
+    claims = metadata.backends.claims
+    take = claims.take
+
+    def late(*names: str) -> bool:
+        monkeypatch.undo()
+        first.commit()
+        return take(*names)
+
+    monkeypatch.setattr(claims, "take", late)
+    with view.content.writer("ref") as second:
+        assert second.status().offset == 0
+        second.write(b"more")
+        assert second.commit() == scripted.digest_of(b"more")
+    assert view.content.info(DIGEST).size == len(DATA)
+    assert (store.ingests, view.content.list_statuses()) == ({}, [])
+
+
 def test_an_ingest_expires_a_day_after_its_last_open(view: View, metadata: Metadata) -> None:
     view.content.writer("ref").close()
     ((first, owner_expires),) = rows(
