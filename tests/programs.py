@@ -34,7 +34,8 @@ class Program:
     def wait_to_say(self, words: str, timeout: float = 20) -> None:
         deadline = time.monotonic() + timeout
         while words not in self.said():
-            assert time.monotonic() < deadline, f"it does not say {words!r}: {self.said()}"
+            over = self.process.poll() is not None or time.monotonic() > deadline
+            assert not over or words in self.said(), f"it does not say {words!r}: {self.said()}"
             time.sleep(0.02)
 
     def said(self) -> str:

@@ -35,6 +35,7 @@ PROGRAM = '''
 """A program of a plugin whose parts do what their keys say."""
 
 import pathlib
+import threading
 import time
 from dataclasses import dataclass
 
@@ -145,7 +146,7 @@ def start(tmp_path: Path, program: list[str]) -> Iterator[Start]:
             log = tmp_path / f"log{len(list(tmp_path.iterdir()))}"
             made = stack.enter_context(programs.started(command, log, {**ENVIRONMENT, **environment}))
             if wait:
-                made.wait_to_say("serves")
+                made.wait_to_say("serves io.containerd")
             return made
 
         yield begin
@@ -542,7 +543,7 @@ def port(program: list[str], files: certificates.Files, tmp_path: Path) -> Itera
         free = int(found.getsockname()[1])
     command = [*program, "--address", f"tcp://127.0.0.1:{free}", *secure(files)]
     with programs.started(command, tmp_path / "log", ENVIRONMENT) as made:
-        made.wait_to_say("serves")
+        made.wait_to_say("serves io.containerd")
         yield free
         assert made.terminate() == 0
 
