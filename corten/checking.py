@@ -199,7 +199,7 @@ def summary(target: Target, results: Results) -> dict[str, Any]:
         "namespace": target.namespace,
         "counts": {state: states.count(state) for state in _STATES},
         "ended": results.ended,
-        "lacks": [{"type": type, "name": name, "says": says} for (type, name), says in results.lacks.items()],
+        "lacks": [{"type": type, "name": name, "says": says} for (type, name), says in sorted(results.lacks.items())],
         "checks": [
             {
                 "type": outcome.type,

@@ -5,6 +5,7 @@ Nothing is known of the program but what it answers, and it is not ended or star
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -154,16 +155,24 @@ class Noting(Shelf):
         self._refs.add(ref)
         return super().writer(ref, total, expected)
 
+    @contextlib.contextmanager
+    def noting_ingests(self) -> Iterator[None]:
+        """When it fails within, the ingests that are new then are noted: a differ chooses their refs."""
+        before = {status.ref for status in self.list_statuses()}
+        try:
+            yield
+        except errors.Error:
+            self._refs |= {status.ref for status in self.list_statuses()} - before
+            raise
+
     def note(self, digest: str) -> str:
         return digest if digest in self._before else super().note(digest)
 
     def clear(self) -> None:
         super().clear()
         for ref in self._refs:
-            try:
+            with contextlib.suppress(errors.Error):
                 self._inner.abort(ref)
-            except errors.Error:
-                continue
 
 
 class Differ(diff.Differ):
@@ -195,14 +204,15 @@ class Differ(diff.Differ):
         labels: Mapping[str, str] | None = None,
         source_date_epoch: int | None = None,
     ) -> oci.Descriptor:
-        layer = self._differ.compare(
-            lower,
-            upper,
-            content,
-            media_type=media_type,
-            ref=ref,
-            labels=labels,
-            source_date_epoch=source_date_epoch,
-        )
+        with self._store.noting_ingests():
+            layer = self._differ.compare(
+                lower,
+                upper,
+                content,
+                media_type=media_type,
+                ref=ref,
+                labels=labels,
+                source_date_epoch=source_date_epoch,
+            )
         self._store.note(layer.digest)
         return layer

@@ -44,6 +44,11 @@ def server_kind() -> type[Server]:
 
 
 @pytest.fixture
+def connect() -> Callable[..., transport.Channel]:
+    return transport.connect
+
+
+@pytest.fixture
 def start(scratch: Path) -> Iterator[Start]:
     """``start("native,local")`` answers the address of a program with these parts."""
     with contextlib.ExitStack() as stack:
@@ -60,7 +65,7 @@ def start(scratch: Path) -> Iterator[Start]:
 
 
 def check(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CHECK, *arguments], capture_output=True, text=True, timeout=110, **more)
+    return subprocess.run([*CHECK, *arguments], capture_output=True, text=True, timeout=250, **more)
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
@@ -68,6 +73,11 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     assert (done.returncode, done.stdout) == (2, ""), done
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
     return done.stderr.removeprefix("Error: ").strip()
+
+
+def address_of(served: Any) -> str:
+    assert isinstance(served, transport.Channel)
+    return served.address
 
 
 @contextlib.contextmanager
@@ -93,6 +103,7 @@ def failed(found: dict[str, Any]) -> list[Any]:
 # Programs that keep the contract
 
 
+@pytest.mark.timeout(300)
 def test_programs_of_ours_keep_the_contract_and_are_left_as_they_were(start: Start) -> None:
     native, store, labelled = start("native"), start("local"), start("labelled")
     differ = start("walking", "--content", labelled)
@@ -126,7 +137,7 @@ LACKS = {
 def test_a_program_without_handshake_is_asked_what_it_serves(serve: Serve, tmp_path: Path) -> None:
     """As every proxy plugin of containerd's is."""
     store = local.Store(tmp_path / "content")
-    address = serve(wire_content.Servicer(lambda call: store)).address
+    address = address_of(serve(wire_content.Servicer(lambda call: store)))
     done = check(address, "--only", "raises NotFound")
     assert done.returncode == 0, done
     assert done.stdout.endswith(f'"{address}" keeps the contract.\n')
@@ -193,7 +204,7 @@ def test_an_address_where_nobody_answers_is_refused(tmp_path: Path) -> None:
 def test_what_is_not_served_is_refused(start: Start, serve: Serve) -> None:
     address = start("local")
     assert refusal(check(address, "--type", "snapshot")) == f'"{address}" does not serve snapshot'
-    bare = serve().address
+    bare = address_of(serve())
     assert refusal(check(bare)) == f'"{bare}" does not serve snapshots, content or diff'
 
 
@@ -207,7 +218,7 @@ def test_a_differ_needs_the_content_that_it_reads(start: Start) -> None:
 
 def test_a_program_of_another_api_is_refused(serve: Serve) -> None:
     description = handshake.Description(handshake.Range(7, 9), kinds=(plugin.CONTENT,))
-    address = serve(wire_handshake.Servicer(description)).address
+    address = address_of(serve(wire_handshake.Servicer(description)))
     assert refusal(check(address)) == "the program speaks version 7 to 9 of the plugin API, this release 1"
 
 
