@@ -93,7 +93,11 @@ class Program:
         return self.start()
 
     def __enter__(self) -> Program:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self._sockets.cleanup()
+            raise
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
