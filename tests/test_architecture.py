@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "proxy_plugins": {"proxy_plugins", "plugin_sdk"},
     "corten": {"corten", "plugin_sdk"},
 }
-FOR_GRPC = {"plugin_sdk/wire/transport.py", "plugin_sdk/serve.py"}
+FOR_GRPC = {"plugin_sdk/wire/transport.py"}
 FOR_HPACK = {"plugin_sdk/wire/http2/compression.py"}
 FOR_IMPORTLIB = {"kernel/plugins.py"}
 FOR_RE2 = "plugin_sdk/filters.py"
@@ -74,7 +74,7 @@ def package_of(name):
 
 def is_contract(path):
     """A module of plugin_sdk itself, not of its wire, stubs or suites."""
-    return path.startswith("plugin_sdk/") and path.count("/") == 1 and path not in FOR_GRPC
+    return path.startswith("plugin_sdk/") and path.count("/") == 1
 
 
 def hooks_in(path):
