@@ -278,7 +278,7 @@ class HasOneBufferForAll(SOUND):
     class open_writer(labelled.Writer):
         def write(self, data):
             data, self._store.pending = bytes(data), bytes(data)
-            time.sleep(0.001)
+            time.sleep(0.01)
             self._writer.write(self._store.pending)
             return len(data)
 
@@ -355,7 +355,7 @@ class RemovesTheIngestFirst(SOUND):
             data = (self._writer._folder / "data").read_bytes()
             self._store.abort(self._ref)
             self._writer.close()
-            time.sleep(0.03)
+            time.sleep(0.2)
             self._store.path(digest).write_bytes(data)
             return digest
 
@@ -379,7 +379,7 @@ class UpdatesWithoutALock(SOUND):
         before = dict(self.labels.get(info.digest, {}))
         super().update(info, fieldpaths)
         added = {key: value for key, value in self.labels[info.digest].items() if key in info.labels}
-        time.sleep(0.005)
+        time.sleep(0.2)
         self.labels[info.digest] = {**(before if fieldpaths else {}), **added}
         return self.info(info.digest)
 
