@@ -13,9 +13,11 @@ import pytest
 
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import rpc, transport
+from plugin_sdk.wire.http2 import client
 from plugin_sdk.wire.http2.server import Server
 
-Serve = Callable[..., transport.Channel]
+Serve = Callable[..., transport.Channel | client.Channel]
+Connect = Callable[..., transport.Channel | client.Channel]
 
 
 @contextlib.contextmanager
@@ -43,13 +45,22 @@ def server_kind(request: pytest.FixtureRequest) -> type[transport.Server] | type
     return SERVERS[request.param]
 
 
+CLIENTS = {"grpc": transport.connect, "http2": client.connect}
+
+
+@pytest.fixture(params=CLIENTS)
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Both clients, which behave alike: grpc's, and the one that the daemon has for plugins."""
+    return CLIENTS[request.param]
+
+
 @pytest.fixture
-def serve(tmp_path: Path, server_kind: type[transport.Server] | type[Server]) -> Iterator[Serve]:
+def serve(tmp_path: Path, server_kind: type[transport.Server] | type[Server], connect: Connect) -> Iterator[Serve]:
     """Serves the servicers on a unix socket and answers a channel to it."""
     with contextlib.ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(8))
 
-        def begin(*servicers: rpc.Servicer, check_lease: Callable[[Scope], None] | None = None) -> transport.Channel:
+        def begin(*servicers: rpc.Servicer, check_lease: Callable[[Scope], None] | None = None) -> rpc.Channel:
             address = f"unix://{tmp_path}/{len(list(tmp_path.iterdir()))}.sock"
 
             async def start() -> transport.Server | Server:
@@ -61,7 +72,7 @@ def serve(tmp_path: Path, server_kind: type[transport.Server] | type[Server]) ->
                 return server
 
             stack.enter_context(running(start, lambda server: server.stop()))  # type: ignore[attr-defined]
-            channel = transport.connect(address)
+            channel = connect(address)
             stack.callback(channel.close)
             return channel
 

@@ -19,7 +19,7 @@ from plugin_sdk import content as contents
 from plugin_sdk import diff, errors, identifiers, snapshots
 from plugin_sdk.mounts import Mount
 from plugin_sdk.oci import Descriptor
-from plugin_sdk.wire.transport import Lost
+from plugin_sdk.wire.rpc import Lost
 
 _OVERLAY_KEYS = ("lowerdir", "upperdir", "workdir", "lowerdir+", "datadir+")
 _DEVICES = "/dev/"

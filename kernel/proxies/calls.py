@@ -18,7 +18,8 @@ from kernel.proxies.links import Link
 from kernel.proxies.tables import Spec
 from plugin_sdk import errors
 from plugin_sdk.scope import Scope
-from plugin_sdk.wire import rpc, transport
+from plugin_sdk.wire import rpc
+from plugin_sdk.wire.http2.assembly import MAX_MESSAGE
 
 _ONCE = frozenset({"Apply", "Diff"})
 """What must not be begun again in the same place."""
@@ -26,7 +27,7 @@ _ONCE = frozenset({"Apply", "Diff"})
 _MOST = 3
 """Times that one call is made: it may be what the program dies of."""
 
-_UNREADABLE = "deserializing"  # in grpc's words for an answer that is no message of the type
+_UNREADABLE = "deserializing"  # in the words of our clients for an answer that is no message of the type
 _TOO_LARGE = "larger than max"
 
 
@@ -79,7 +80,7 @@ class Calls:
             try:
                 with scope.within(plugin.spec.timeout) as bounded:
                     answer = link.channel.unary(service, method, request, bounded)
-            except transport.Lost as err:
+            except rpc.Lost as err:
                 self._after_loss(plugin, link, method, err)
             except errors.Error as err:
                 raise self._judged(plugin, method, scope, err) from err
@@ -117,7 +118,7 @@ class Calls:
         try:
             with plugin.watched(inner.cancel):
                 message = next(inner)
-        except transport.Lost as err:
+        except rpc.Lost as err:
             self._after_loss(plugin, link, method, err, repeat=first and not method.client_streaming)
             raise _Again from err
         except errors.Canceled as err:
@@ -134,13 +135,11 @@ class Calls:
         if not self._impatient:
             plugin.answered()
 
-    def _after_loss(
-        self, plugin: Plugin, link: Link, method: rpc.Method, err: transport.Lost, repeat: bool = True
-    ) -> None:
+    def _after_loss(self, plugin: Plugin, link: Link, method: rpc.Method, err: rpc.Lost, repeat: bool = True) -> None:
         """Returns when the call is to be made again."""
         plugin.lost(link)
         if not repeat or self._impatient or method.name in _ONCE or self._made >= _MOST:
-            raise transport.Lost(f"{plugin.noun} has gone during {method.name}: {err.message}") from err
+            raise rpc.Lost(f"{plugin.noun} has gone during {method.name}: {err.message}") from err
         self._begun = time.monotonic()
 
     def _judged(self, plugin: Plugin, method: rpc.Method, scope: Scope, err: errors.Error) -> errors.Error:
@@ -158,7 +157,7 @@ class Calls:
         if isinstance(err, errors.Internal) and _UNREADABLE in err.message:
             return self.wrong(f"gave an answer to {method.name} that cannot be read")
         if isinstance(err, errors.ResourceExhausted) and _TOO_LARGE in err.message:
-            text = f"gave an answer to {method.name} of more than {transport.MAX_MESSAGE} bytes"
+            text = f"gave an answer to {method.name} of more than {MAX_MESSAGE} bytes"
             return errors.ResourceExhausted(self.wrong(text).message)
         return err
 

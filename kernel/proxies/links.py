@@ -23,8 +23,8 @@ from plugin_sdk.release import VERSION
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import handshake as wire
-from plugin_sdk.wire import transport
-from plugin_sdk.wire.http2 import frames
+from plugin_sdk.wire import rpc
+from plugin_sdk.wire.http2 import client, frames
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -69,7 +69,7 @@ class Facts:
 class Link:
     """``peer`` is None where it cannot be told; ``said`` is the handshake, if there is one."""
 
-    channel: transport.Channel
+    channel: rpc.Channel
     peer: Peer | None
     said: handshake.Description | None
 
@@ -82,9 +82,8 @@ def connect(spec: Spec) -> Link:
     """Raises Refused or Unavailable; closes what it has opened."""
     if spec.socket:
         check_socket(spec.socket, spec.table.allow_others)
-    tls = None if spec.socket else read_tls(spec)
     peer = peer_of(spec.socket) if spec.socket else None
-    channel = transport.connect(spec.table.address, lease=False, tls=tls)
+    channel = client.connect(spec.table.address, lease=False) if spec.socket else _connect_tls(spec)
     try:
         said = describe(channel, spec.name, _TIMEOUT)
         if said is not None:
@@ -95,7 +94,16 @@ def connect(spec: Spec) -> Link:
         raise
 
 
-def describe(channel: transport.Channel, name: str, timeout: float) -> handshake.Description | None:
+def _connect_tls(spec: Spec) -> rpc.Channel:
+    from plugin_sdk.wire import transport  # imports grpc, which takes 70 ms and 20 MB
+
+    ca, certificate, key = read_tls(spec)
+    return transport.connect(
+        spec.table.address, lease=False, tls=transport.Tls(ca, certificate, key, spec.table.tls_name)
+    )
+
+
+def describe(channel: rpc.Channel, name: str, timeout: float) -> handshake.Description | None:
     """None from a program that answers but has no handshake. Raises Unavailable and DeadlineExceeded."""
     scope = Scope(NAMESPACE, deadline=time.monotonic() + timeout)
     try:
@@ -190,16 +198,16 @@ def _begun(pid: int) -> int | None:
 # --- TLS
 
 
-def read_tls(spec: Spec) -> transport.Tls:
-    """The files of the table, whose certificates must be valid now; then a connection is tried, since that tells what
-    is wrong with the plugin's own certificate. Raises Refused or Unavailable."""
+def read_tls(spec: Spec) -> tuple[bytes, bytes, bytes]:
+    """The files of the table, in PEM: CA, our certificate, its key. They must be valid now; then a connection is tried,
+    since that tells what is wrong with the plugin's own certificate. Raises Refused or Unavailable."""
     table = spec.table
     ca = _read_certificates(table.tls_ca)
     certificate, key = b"", b""
     if table.tls_cert:
         certificate, key = _read_certificates(table.tls_cert), _read(table.tls_key)
     _try_tls(spec)
-    return transport.Tls(ca, certificate, key, table.tls_name)
+    return ca, certificate, key
 
 
 def _read(path: str) -> bytes:

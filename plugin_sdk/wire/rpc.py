@@ -12,6 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from plugin_sdk import errors
 from plugin_sdk.scope import Scope
 
 T = TypeVar("T")
@@ -76,6 +77,10 @@ class Stream(Iterator[M_co], AbstractContextManager["Stream[M_co]"], Protocol[M_
     """The answers of a streaming call; leaving the context cancels what still runs."""
 
     def cancel(self) -> None: ...
+
+
+class Lost(errors.Unavailable):
+    """There was no answer because the connection could not be made or has ended."""
 
 
 class Channel(Protocol):

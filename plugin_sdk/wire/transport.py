@@ -204,8 +204,7 @@ async def _abort(context: Context, path: str, error: Exception) -> Any:
     await context.abort(_CODES[code], message)
 
 
-class Lost(errors.Unavailable):
-    """There was no answer because the connection could not be made or has ended."""
+Lost = rpc.Lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,3 @@
-from tests.serving import serve, server_kind
+from tests.serving import connect, serve, server_kind
 
-__all__ = ["serve", "server_kind"]
+__all__ = ["connect", "serve", "server_kind"]

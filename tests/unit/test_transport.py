@@ -4,7 +4,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import pytest
 from plugin_sdk import errors
 from plugin_sdk.api.services.content.v1 import content_pb2
 from plugin_sdk.scope import Scope
-from plugin_sdk.wire import edge, rpc, transport
+from plugin_sdk.wire import edge, rpc
+from tests.serving import Connect, Serve
 
 SERVICE = content_pb2.DESCRIPTOR.services_by_name["Content"]
-Serve = Callable[..., transport.Channel]
 
 
 class Fake:
@@ -51,9 +51,9 @@ def test_a_call_carries_namespace_lease_and_deadline(serve: Serve) -> None:
     assert dict(answer.info.labels) == {"namespace": "moby", "lease": "lease-1", "deadline": "True"}
 
 
-def test_a_channel_to_a_plugin_leaves_the_lease_out(serve: Serve) -> None:
+def test_a_channel_to_a_plugin_leaves_the_lease_out(serve: Serve, connect: Connect) -> None:
     outer = serve(Fake(Info=echo))
-    channel = transport.connect(outer.address, lease=False)
+    channel = connect(outer.address, lease=False)
     assert ask(channel, Scope("moby", "lease-1")).info.labels["lease"] == ""
     channel.close()
 
@@ -228,16 +228,16 @@ def test_a_conversation_alternates(serve: Serve) -> None:
         assert [each.offset for each in answers] == [1, 2, 3]
 
 
-def test_nobody_at_the_address_is_unavailable_by_name(tmp_path: Path) -> None:
-    channel = transport.connect(f"{tmp_path}/none.sock")
+def test_nobody_at_the_address_is_unavailable_by_name(tmp_path: Path, connect: Connect) -> None:
+    channel = connect(f"{tmp_path}/none.sock")
     with pytest.raises(errors.Unavailable) as refused:
         ask(channel)
     assert refused.value.message == f'"{tmp_path}/none.sock" does not answer: No such file or directory'
     channel.close()
 
 
-def test_a_channel_finds_a_server_that_came_back(serve: Serve, tmp_path: Path) -> None:
-    channel = transport.connect(f"{tmp_path}/0.sock")
+def test_a_channel_finds_a_server_that_came_back(serve: Serve, tmp_path: Path, connect: Connect) -> None:
+    channel = connect(f"{tmp_path}/0.sock")
     with pytest.raises(errors.Unavailable):
         ask(channel)
     serve(Fake(Info=echo))
@@ -258,14 +258,14 @@ def test_the_socket_is_for_owner_and_group(serve: Serve) -> None:
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
 
 
-def test_tcp_and_stop(tmp_path: Path, server_kind: Any) -> None:
+def test_tcp_and_stop(tmp_path: Path, server_kind: Any, connect: Connect) -> None:
     async def main() -> None:
         server = server_kind(lambda name: pytest.fail("no work here"))
         server.mount(Fake(Info=echo))
         port = server.listen("tcp://127.0.0.1:0")
         server.listen(f"{tmp_path}/x.sock")
         await server.start()
-        channel = transport.connect(f"tcp://127.0.0.1:{port}")
+        channel = connect(f"tcp://127.0.0.1:{port}")
         answer = await asyncio.to_thread(ask, channel, Scope("default"), "d")
         assert answer.info.digest == "d"
         channel.close()

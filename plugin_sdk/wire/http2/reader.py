@@ -19,9 +19,10 @@ class Reader:
 
     __slots__ = ("_block", "_block_flags", "_block_size", "_greeted", "_only", "_rest")
 
-    def __init__(self) -> None:
+    def __init__(self, *, preface: bool = True) -> None:
+        """``preface`` is what clients send first, and servers do not."""
         self._rest = b""
-        self._greeted = False
+        self._greeted = not preface
         self._only: tuple[int, int] | None = (frames.SETTINGS, 0)  # the frame that must come next
         self._block: list[bytes] = []
         self._block_size = self._block_flags = 0
@@ -30,11 +31,11 @@ class Reader:
         """The frames that are complete now. To be exhausted, or the connection is over."""
         if self._rest:
             data = self._rest + data
-        at = _PREFACE_SIZE
-        if self._greeted:
-            at = 0
-        elif not self._greet(data):
-            return
+        at = 0
+        if not self._greeted:
+            if not self._greet(data):
+                return
+            at = _PREFACE_SIZE
         end = len(data)
         while end - at >= frames.HEADER_SIZE:
             high, low, kind, flags, number = frames.HEADER.unpack_from(data, at)
