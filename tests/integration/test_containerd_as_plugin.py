@@ -350,6 +350,27 @@ def test_an_image_is_imported_unpacked_and_run_by_containerd_alone(
     assert shown == "changed\nhello\nc"
 
 
+def test_a_blob_of_two_namespaces_stays_until_both_have_removed_it(
+    whole: Pair, namespace: str, archives: dict[str, Path]
+) -> None:
+    first, second = f"{namespace}-first", f"{namespace}-second"
+    for one in (first, second):
+        fill(whole, archives, one)
+    blobs = whole.blobs(whole.corten, first)
+    assert whole.blobs(whole.corten, second) == blobs
+    for digest in blobs:
+        read = [whole.corten.ctr("content", "get", digest, namespace=one).stdout for one in (first, second)]
+        assert ["sha256:" + hashlib.sha256(data).hexdigest() for data in read] == [digest, digest]
+    for digest in blobs:
+        whole.corten.output("content", "rm", digest, namespace=first)
+    assert not whole.blobs(whole.corten, first)
+    whole.restart()
+    for digest in blobs:
+        assert whole.corten.ctr("content", "get", digest, namespace=second).stdout
+    clear(whole, second)
+    clear(whole, first)
+
+
 def test_a_blob_that_one_namespace_asks_for_by_its_digest_is_shared(whole: Pair, namespace: str) -> None:
     """No byte of it is sent a second time."""
     other, data = f"{namespace}-other", b"shared by digest"
@@ -444,3 +465,22 @@ def test_an_import_that_a_crash_ends_can_be_made_again(
         importing.wait(60)
     fill(whole, archives, namespace)
     assert run(whole, namespace, f"@{who}-{moment}", "/bin/cat", "/data/first") == "changed\n"
+
+
+def test_what_both_have_imported_stays_containerds_when_corten_removes_it(whole: Pair, busybox: Path) -> None:
+    """The same blobs in the same namespace: they were there before Corten asked for them."""
+    whole.corten.output("images", "import", "--snapshotter", "native", str(busybox))
+    blobs = whole.blobs(whole.corten, "default")
+    assert blobs < whole.blobs(whole.peer, "default")
+    whole.corten.output("images", "rm", BUSYBOX)
+    for digest in blobs:
+        whole.corten.output("content", "rm", digest)
+    for key in whole.shown(whole.corten):
+        native(whole.corten, "rm", key)
+    wait_until(lambda: not whole.placed())
+    whole.restart()
+    time.sleep(0.5)  # for a reaper that would remove too much
+    assert blobs < whole.blobs(whole.peer, "default")
+    archive = whole.peer.directory / "exported.tar"
+    whole.peer.output("images", "export", str(archive), BUSYBOX)
+    assert archive.stat().st_size > 100_000
