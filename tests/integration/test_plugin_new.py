@@ -17,7 +17,7 @@ from tests import programs
 
 ROOT = programs.ROOT
 KINDS = {"snapshotter": "snapshot", "content": "content", "differ": "diff"}
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": "/dev/shm"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def new(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,8 +37,10 @@ def made(kind: str, name: str, directory: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_package_passes_its_tests_as_it_is(kind: str, scratch: Path) -> None:
     package = made(kind, f"my-{kind}", scratch / "new")
+    (scratch / "t").mkdir(exist_ok=True)
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(line, cwd=package, env=ENVIRONMENT, capture_output=True, text=True, timeout=290)
+    environment = {**ENVIRONMENT, "TMPDIR": str(scratch / "t")}
+    done = subprocess.run(line, cwd=package, env=environment, capture_output=True, text=True, timeout=290)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     tidy = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=120", "--select=E,F,W,I,B,UP,SIM", "."]
     done = subprocess.run(tidy, cwd=package, capture_output=True, text=True)

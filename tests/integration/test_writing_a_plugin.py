@@ -72,7 +72,7 @@ class Reader:
             "PATH": f"{self.python.parent}:{os.environ['PATH']}",
             "CORTEN_ADDRESS": self.daemon.address,
             "CONTAINERD_ADDRESS": self.daemon.address,
-            "TMPDIR": "/dev/shm",
+            "TMPDIR": str(self.folder / "tmp"),
             "PIP_NO_INDEX": "1",
             "PIP_NO_DEPS": "1",
             "PIP_NO_BUILD_ISOLATION": "0",
@@ -126,7 +126,8 @@ def virtualenv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def reader(scratch: Path, virtualenv: Path, busybox: Path, request: pytest.FixtureRequest) -> Iterator[Reader]:
     folder = scratch / f"w{len(list(scratch.iterdir()))}"
-    (folder / "opt").mkdir(parents=True)
+    for name in ("opt", "tmp"):
+        (folder / name).mkdir(parents=True)
     os.symlink(busybox, folder / "opt" / "busybox.tar")
     environment = {name: text for name, text in daemons._marked().items() if name != "PYTHONPATH"}
     config = folder / "plugins.toml"
