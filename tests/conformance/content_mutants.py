@@ -122,6 +122,7 @@ class PassesOverMalformedFilters(SOUND):
 class StumblesOverWhatHasGone(SOUND):
     def walk(self, filters=()):
         found = list(super().walk(filters))
+        time.sleep(0.02)
         return iter([self.info(each.digest) for each in found])
 
 
