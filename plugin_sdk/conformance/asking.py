@@ -31,11 +31,11 @@ _CHILD = "child"
 def served(channel: rpc.Channel, scope: Scope, name: str) -> tuple[str, ...]:
     """The types that the program says it serves in the handshake, or that answer a call that changes nothing.
 
-    Raises Unavailable when nobody answers, FailedPrecondition when the program speaks another API than this release,
-    InvalidArgument when it has no snapshotter ``name``."""
+    Raises Unavailable or DeadlineExceeded when nobody answers, FailedPrecondition when the program speaks another API
+    than this release, InvalidArgument when it has no snapshotter ``name``."""
     try:
         description = wire_handshake.Proxy(channel, scope).describe(VERSION, name)
-    except transport.Lost:
+    except (transport.Lost, errors.DeadlineExceeded):
         raise
     except errors.Error:
         return tuple(type for type in TYPES if serves(channel, scope, type, name))

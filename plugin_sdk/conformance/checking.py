@@ -2,8 +2,8 @@
 
 ::
 
-    found = checking.find("/run/stars.sock")
-    outcomes = checking.run(found, tell=print)
+    found = checking.find(Target("/run/stars.sock"))
+    results = checking.run(found, tell=print)
 
 pytest runs in this process, by itself: it reads no configuration, loads no plugin of the user's and prints nothing.
 The checks use a namespace, keys and refs of their own, and remove what they have made.
@@ -150,15 +150,19 @@ def _alone() -> Iterator[None]:
 @contextlib.contextmanager
 def _namespace(target: Target) -> Iterator[None]:
     """A daemon makes a namespace by the first use; it is removed if it was not there, and is empty."""
-    with contextlib.closing(target.connect(target.address)) as channel:
-        store = namespaces.Proxy(channel, target.scope)
-        before = None
-        with contextlib.suppress(errors.Error):
-            before = [each.name for each in store.list()]
-        yield
-        if before is not None and target.namespace not in before:
+    with contextlib.ExitStack() as stack:
+        for address in {target.address, target.content or target.address}:
+            channel = stack.enter_context(contextlib.closing(target.connect(address)))
+            store = namespaces.Proxy(channel, target.scope)
             with contextlib.suppress(errors.Error):
-                store.delete(target.namespace)
+                if target.namespace not in [each.name for each in store.list()]:
+                    stack.callback(_remove, store, target.namespace)
+        yield
+
+
+def _remove(store: namespaces.Proxy, namespace: str) -> None:
+    with contextlib.suppress(errors.Error):
+        store.delete(namespace)
 
 
 class _Session:

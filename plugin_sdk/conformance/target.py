@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from google.protobuf.message import Message
 
+from plugin_sdk import errors
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import transport
@@ -40,19 +41,25 @@ class Target:
 
     def connect(self, address: str) -> rpc.Channel:
         tls = None if address_.split(address)[1] else self.tls
-        return _Patient(transport.connect(address, lease=False, tls=tls), self.timeout)
+        return _Patient(address, transport.connect(address, lease=False, tls=tls), self.timeout)
 
 
 class _Patient:
     """A channel whose calls have a deadline, streams as a whole."""
 
-    def __init__(self, channel: rpc.Channel, timeout: float) -> None:
+    def __init__(self, address: str, channel: rpc.Channel, timeout: float) -> None:
+        self._address = address
         self._channel = channel
         self._timeout = timeout
 
     def unary(self, service: str, method: rpc.Method, request: Message, scope: Scope) -> Message:
         with scope.within(self._timeout) as bounded:
-            return self._channel.unary(service, method, request, bounded)
+            try:
+                return self._channel.unary(service, method, request, bounded)
+            except errors.DeadlineExceeded as err:
+                raise errors.DeadlineExceeded(
+                    f'"{self._address}" has not answered {method.name} within {self._timeout:g} s'
+                ) from err
 
     def stream(
         self, service: str, method: rpc.Method, requests: Iterable[Message], scope: Scope

@@ -201,6 +201,16 @@ def test_an_address_where_nobody_answers_is_refused(tmp_path: Path) -> None:
     assert "neither unix:///path" in refusal(check("ftp://there"))
 
 
+def test_a_program_that_does_not_answer_is_not_awaited_for_ever(serve: Serve, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen()
+        assert f'"{tmp_path}/silent" does not answer' in refusal(check(str(tmp_path / "silent"), "--timeout", "0.5"))
+    slow = wire_handshake.Servicer(handshake.Description(), heard=lambda *said: time.sleep(3))
+    address = address_of(serve(slow))
+    assert refusal(check(address, "--timeout", "1")) == f'"{address}" has not answered Describe within 1 s'
+
+
 def test_what_is_not_served_is_refused(start: Start, serve: Serve) -> None:
     address = start("local")
     assert refusal(check(address, "--type", "snapshot")) == f'"{address}" does not serve snapshot'
