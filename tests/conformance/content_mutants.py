@@ -378,11 +378,10 @@ class LetsAllCommitsSucceed(SOUND):
 class UpdatesWithoutALock(SOUND):
     def update(self, info, fieldpaths=()):
         before = dict(self.labels.get(info.digest, {}))
-        super().update(info, fieldpaths)
-        added = {key: value for key, value in self.labels[info.digest].items() if key in info.labels}
-        time.sleep(0.2)
-        self.labels[info.digest] = {**(before if fieldpaths else {}), **added}
-        return self.info(info.digest)
+        time.sleep(0.2)  # in which the others read the same
+        with self._lock:
+            self.labels[info.digest] = before
+        return super().update(info, fieldpaths)
 
 
 @MUTANTS.breaks("``total`` and ``expected`` are what ``writer`` was told, also after it was opened again without them.")
