@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
 import corten
 from benchmarks import daemons
+from corten import cli
 from kernel import toml
 from plugin_sdk import plugin, snapshots
 from plugin_sdk.daemon import PluginInfo
@@ -166,6 +169,10 @@ class Host:
 
     def wait_to_be_ready(self, name: str, timeout: float = 10) -> None:
         until(lambda: self.connection.health(f"{KINDS['snapshot']}.{name}"), timeout)
+
+    def plugins(self) -> str:
+        """What ``corten plugins`` prints."""
+        return CliRunner().invoke(cli.main, ["--address", self.daemon.address, "plugins"]).stdout
 
     def refused_edit(self) -> str:
         """Why the last edit has changed nothing; empty when it has."""

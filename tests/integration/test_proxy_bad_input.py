@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from corten import cli
 from plugin_sdk import content, errors, oci, plugin, snapshots
 from tests import certificates, programs, proxied
 from tests.proxied import Host, calling, until
@@ -51,10 +49,6 @@ def tidy_tables(host: Host) -> Iterator[None]:
     host.keep_only({"steady", "shelf", "liar"})
 
 
-def corten_plugins(host: Host) -> str:
-    return CliRunner().invoke(cli.main, ["--address", host.daemon.address, "plugins"]).stdout
-
-
 def told(host: Host, name: str, state: str, reason: str) -> None:
     """The plugin comes into this state, and introspection, ``corten plugins`` and the log have the same line of it."""
     pattern = rf"{host.conf}/{name}.toml:1: proxy plugin '{name}': (\w+: )?{reason}"
@@ -63,7 +57,7 @@ def told(host: Host, name: str, state: str, reason: str) -> None:
     assert info is not None
     assert re.match(pattern, info.error), info.error
     assert "\n" not in info.error
-    assert re.search(rf"{name} .*    {state} since .*: {pattern}", corten_plugins(host)), corten_plugins(host)
+    assert re.search(rf"{name} .*    {state} since .*: {pattern}", host.plugins())
     assert [line for line in host.said() if re.search(pattern, line)]
 
 
@@ -102,7 +96,7 @@ def test_wrong_tables_are_told_and_the_daemon_starts_without_them(scratch: Path)
         host.start()
         checked = subprocess.run([*host.daemon.command, "config", "check"], capture_output=True, text=True, timeout=20)
         assert checked.returncode == 1
-        shown = corten_plugins(host)
+        shown = host.plugins()
         infos = {(info.kind, info.id): info for info in host.connection.plugins()}
         for name, (_, line, reason) in TABLES.items():
             if reason:
@@ -128,7 +122,7 @@ def test_a_wrong_table_that_is_added_changes_nothing_and_is_told(host: Host, nam
     assert reason in error
     assert "\n" not in error
     assert host.said(f"the configuration stays as it is: {host.conf}/{name}.toml:{line}: ")
-    assert f": {error}\n" in corten_plugins(host)
+    assert f": {error}\n" in host.plugins()
     host.withdraw(name)
     until(lambda: not host.refused_edit(), 3)
 

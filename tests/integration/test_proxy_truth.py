@@ -7,15 +7,15 @@ import os
 import queue
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from corten import cli
 from plugin_sdk import errors, plugin
 from plugin_sdk.api.health.v1 import health_pb2
 from plugin_sdk.scope import Scope
@@ -58,15 +58,21 @@ def begin(host: Host) -> Iterator[Begin]:
         yield begin
 
 
-def corten(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "corten.cli", "--address", host.daemon.address, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20)
+def corten_ready(host: Host, name: str = "") -> Result:
+    return CliRunner().invoke(cli.main, ["--address", host.daemon.address, "ready", name])
 
 
 def status(host: Host, name: str) -> str:
     """The row of ``corten plugins``, without the plugin's kind, name and platform."""
-    [row] = [line for line in corten(host, "plugins").stdout.splitlines() if re.search(rf"v1 +{name} ", line)]
+    [row] = [line for line in host.plugins().splitlines() if re.search(rf"v1 +{name} ", line)]
     return re.split(r" {4,}", row)[-1]
+
+
+@pytest.fixture(scope="module")
+def shelf(host: Host) -> Iterator[None]:
+    """The program of that name, from here on."""
+    with host.program("shelf", kind="content"):
+        yield
 
 
 @contextlib.contextmanager
@@ -112,8 +118,8 @@ def ok_again(host: Host, *names: str) -> None:
 def test_it_is_ready_when_its_content_and_what_is_required_are(host: Host, begin: Begin) -> None:
     assert (host.state("needed"), host.state("shelf")) == ("backoff", "backoff")
     assert not host.connection.health()
-    asked = corten(host, "ready")
-    assert (asked.returncode, asked.stdout) == (1, "not ready\n")
+    asked = corten_ready(host)
+    assert (asked.exit_code, asked.stdout) == (1, "not ready\n"), asked.output
     assert f"{NEEDED} is backoff since" in asked.stderr
     begin("needed")
     host.wait_for("needed", timeout=2)
@@ -125,13 +131,25 @@ def test_it_is_ready_when_its_content_and_what_is_required_are(host: Host, begin
     begin("shelf")
     host.wait_for("shelf", timeout=2)
     until(host.connection.health, 2)
-    assert corten(host, "ready").stdout == "ready\n"
+    assert corten_ready(host).stdout == "ready\n"
     assert {NEEDED: True, SHELF: True, SNAPSHOTS: True, CONTENT: True, "": True}.items() <= listed(host).items()
 
 
-def test_a_killed_program_is_told_within_two_seconds(host: Host, begin: Begin) -> None:
+def test_a_service_without_a_plugin_that_is_ok_does_not_serve(host: Host, begin: Begin) -> None:
+    begin("needed")
+    with host.program("shelf", kind="content") as program:
+        ok_again(host, "needed", "shelf")
+        assert host.connection.health(CONTENT)
+        program.process.kill()
+        until(lambda: not host.connection.health(CONTENT), 2)
+        assert not host.connection.health()
+        assert host.connection.health(SNAPSHOTS)
+        ready = corten_ready(host, CONTENT)
+        assert (ready.exit_code, ready.stdout) == (1, "not ready\n")
+
+
+def test_a_killed_program_is_told_within_two_seconds(host: Host, begin: Begin, shelf: None) -> None:
     program = begin("needed")
-    begin("shelf")
     ok_again(host, "needed", "shelf")
     was_ok = status(host, "needed")
     assert was_ok.startswith("ok since ")
@@ -148,22 +166,8 @@ def test_a_killed_program_is_told_within_two_seconds(host: Host, begin: Begin) -
     assert health == {NEEDED: False, SHELF: True, SNAPSHOTS: True, CONTENT: True, "": False}
 
 
-def test_a_service_without_a_plugin_that_is_ok_does_not_serve(host: Host, begin: Begin) -> None:
-    begin("needed")
-    with host.program("shelf", kind="content") as program:
-        ok_again(host, "needed", "shelf")
-        assert host.connection.health(CONTENT)
-        program.process.kill()
-        until(lambda: not host.connection.health(CONTENT), 2)
-        assert not host.connection.health()
-        assert host.connection.health(SNAPSHOTS)
-        ready = corten(host, "ready", CONTENT)
-        assert (ready.returncode, ready.stdout) == (1, "not ready\n")
-
-
-def test_a_program_that_stands_still_is_degraded_until_it_goes_on(host: Host, begin: Begin) -> None:
+def test_a_program_that_stands_still_is_degraded_until_it_goes_on(host: Host, begin: Begin, shelf: None) -> None:
     program = begin("needed")
-    begin("shelf")
     ok_again(host, "needed", "shelf")
     os.kill(program.process.pid, signal.SIGSTOP)
     info = host.wait_for("needed", "degraded", timeout=3)
@@ -177,9 +181,8 @@ def test_a_program_that_stands_still_is_degraded_until_it_goes_on(host: Host, be
     assert host.info("needed").error == ""  # type: ignore[union-attr]
 
 
-def test_health_tells_who_watches_of_each_change(host: Host, begin: Begin) -> None:
+def test_health_tells_who_watches_of_each_change(host: Host, begin: Begin, shelf: None) -> None:
     program = begin("needed")
-    begin("shelf")
     ok_again(host, "needed", "shelf")
     with watching(host, NEEDED, SNAPSHOTS, "", "nobody") as told:
         assert {name: said.get(timeout=5) for name, said in told.items()} == {

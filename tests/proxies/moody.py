@@ -4,7 +4,7 @@ its differ has always applied a layer already.
 ``ROOT/orders.json`` is read at each call: for a method such as ``Prepare`` what is to happen. ``wait``: seconds before
 the work, which is then done although the caller has gone; ``hold``: seconds between the work and the answer;
 ``answer``: fields that are set in it; ``raw``: instead of it these bytes, in hexadecimal; ``size``: so many bytes.
-``ROOT/calls.jsonl`` tells each call with its headers.
+``ROOT/calls.jsonl`` tells each call with its headers, ``ROOT/described.json`` the last handshake.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from plugin_sdk import handshake, lanes, oci, plugin
@@ -29,7 +28,6 @@ from plugin_sdk.place import Place, Tls
 from plugin_sdk.wire import content, diff, rpc, snapshots
 from plugin_sdk.wire import handshake as wire_handshake
 from plugin_sdk.wire.http2.server import Server
-from plugins_builtin.content import local
 from plugins_builtin.snapshots import native
 
 MAX_MESSAGE = 64 << 20
@@ -39,6 +37,7 @@ KINDS = {"snapshot": plugin.SNAPSHOTTER, "content": plugin.CONTENT, "diff": plug
 class Orders:
     def __init__(self, root: Path) -> None:
         self._file = root / "orders.json"
+        self._described = root / "described.json"
         self._calls = (root / "calls.jsonl").open("a", buffering=1)
 
     def of(self, method: str) -> dict[str, Any]:
@@ -50,7 +49,11 @@ class Orders:
 
     def record(self, method: str, call: rpc.Call) -> None:
         headers = {name: value for name, value in call.headers.items() if name.startswith("containerd-")}
-        self._calls.write(json.dumps({"method": method, "headers": headers}) + "\n")
+        line = json.dumps({"method": method, "headers": headers}) + "\n"
+        if method == "Describe":  # which comes again and again
+            self._described.write_text(line)
+        else:
+            self._calls.write(line)
 
 
 class Moody:
@@ -109,6 +112,8 @@ def _changed(answer: Message, orders: dict[str, Any]) -> Message | bytes:
     if "size" in orders:
         return bytes(orders["size"])
     if "answer" in orders:
+        from google.protobuf import json_format  # late, as what follows: programs are started often
+
         for name in orders["answer"]:
             answer.ClearField(name)
         json_format.ParseDict(orders["answer"], answer)
@@ -136,6 +141,8 @@ class Differ:
 
 def _contract(options: argparse.Namespace) -> rpc.Servicer:
     if options.kind == "content":
+        from plugins_builtin.content import local
+
         store = local.Store(options.root)
         return content.Servicer(lambda call: store)
     if options.kind == "diff":
@@ -145,12 +152,14 @@ def _contract(options: argparse.Namespace) -> rpc.Servicer:
 
 
 def _servicers(options: argparse.Namespace) -> Iterator[rpc.Servicer]:
-    yield Moody(_contract(options), Orders(options.root))
+    orders = Orders(options.root)
+    yield Moody(_contract(options), orders)
     if not options.plain:
         exports = {"root": str(options.root)} if options.kind == "snapshot" else {}
         kinds = (KINDS[options.kind],)
         said = {"version": "1.0", "kinds": kinds, "exports": exports, "instance": secrets.token_hex(8)}
-        yield wire_handshake.Servicer(handshake.Description(handshake.Range(*options.api), **(said | options.says)))
+        description = handshake.Description(handshake.Range(*options.api), **(said | options.says))
+        yield Moody(wire_handshake.Servicer(description), orders)
 
 
 async def _run(options: argparse.Namespace) -> None:
