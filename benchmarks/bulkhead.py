@@ -25,7 +25,8 @@ from plugin_sdk import errors, serve, snapshot_store
 from plugin_sdk.mounts import Mount
 from plugin_sdk.scope import Scope
 from plugin_sdk.snapshots import Kind
-from plugin_sdk.wire import snapshots, transport
+from plugin_sdk.wire import snapshots
+from plugin_sdk.wire.http2 import client
 
 CALLS = 500  # of one round
 GRAVES = 200
@@ -62,7 +63,7 @@ class Stuck(snapshot_store.Snapshotter):
 
 
 def proxy(address: str, name: str) -> snapshots.Proxy:
-    return snapshots.Proxy(transport.connect(address), Scope(NAMESPACE), name)
+    return snapshots.Proxy(client.connect(address), Scope(NAMESPACE), name)
 
 
 def use(address: str) -> None:

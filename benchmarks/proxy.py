@@ -3,9 +3,10 @@
 The same program, ``python -m proxy_plugins.btrfs``, one of it for each daemon, and beside it a snapshotter in the
 daemon's own process: Corten's is the same class, registered through an entry point, containerd's its own ``btrfs``. All
 of their subvolumes are on one btrfs in memory; the databases of both daemons are on one ext4 on a loop device, where an
-fsync has its price. A round prepares a snapshot on a parent, commits it and removes it on each of the four in turn, by
-the same client. What was removed is removed from disk later: by Corten at once, by containerd when it collects, as it
-does by default after each hundred changes.
+fsync has its price. A round prepares a snapshot on a parent, commits it and removes it. The four take turns of ten
+rounds, by the same client, in an order that changes, so that a daemon is in its own way and not in the others': what was
+removed is removed from disk meanwhile, by Corten soon, by containerd when it collects, as it does by default after each
+hundred changes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import gc
 import os
+import random
 import subprocess
 import sys
 import time
@@ -26,13 +28,14 @@ from statistics import median
 from benchmarks import daemons, tables
 from plugin_sdk.mounts import Mount, mount
 from plugin_sdk.scope import Scope
-from plugin_sdk.wire import snapshots, transport
+from plugin_sdk.wire import snapshots
+from plugin_sdk.wire.http2 import client
 
 STEPS = ("prepare", "commit", "remove")
 NAMESPACE = "default"
 KEPT: Mapping[str, str] = {"containerd.io/gc.root": "benchmark"}
 PROXIED, OWN = "proxied", "btrfs"
-WARMING = 10  # rounds
+WARMING, TURN = 20, 10  # rounds
 MODULE = "proxy_plugins.btrfs.plugin"
 
 CORTEN = """
@@ -90,7 +93,7 @@ def btrfs(directory: Path) -> Iterator[Path]:
         image, target = memory / "image", directory / "btrfs"
         with image.open("wb") as file:
             file.truncate(2 << 30)
-        subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+        subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
         target.mkdir()
         mount(Mount("btrfs", str(image), "", ("loop",)), target)
         try:
@@ -151,7 +154,7 @@ def contend(pair: Sequence[daemons.Daemon], rounds: int) -> list[Contender]:
         Contender(
             daemon.name,
             name,
-            snapshots.Proxy(transport.connect(daemon.address), Scope(NAMESPACE), name),
+            snapshots.Proxy(client.connect(daemon.address), Scope(NAMESPACE), name),
             {step: [] for step in STEPS},
         )
         for name in (PROXIED, OWN)
@@ -160,10 +163,12 @@ def contend(pair: Sequence[daemons.Daemon], rounds: int) -> list[Contender]:
     for contender in contenders:
         contender.begin()
     gc.freeze()
-    for number in range(rounds):
-        first = number % len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
-            contender.round(number)
+    order, chance = list(contenders), random.Random(1)
+    for first in range(0, rounds, TURN):
+        chance.shuffle(order)
+        for contender in order:
+            for number in range(first, first + TURN):
+                contender.round(number)
     return contenders
 
 
@@ -171,7 +176,7 @@ def report(contenders: Sequence[Contender], pair: Sequence[daemons.Daemon], roun
     print("# Prepare, commit and remove of a snapshot through the whole daemon, on btrfs\n")
     print(f"- machine: {tables.machine()}")
     print(f"- peer: {tables.version(pair[1].command[0], '--version')}")
-    print(f"- rounds, the four in turn: {rounds}\n")
+    print(f"- rounds, ten in turn: {rounds}\n")
     print(f"| daemon | snapshotter | median ms | {' | '.join(STEPS)} |\n|---|---|---|---|---|---|")
     for each in contenders:
         steps = " | ".join(f"{median(each.times[step]):.2f}" for step in STEPS)
