@@ -4,7 +4,7 @@ The same program, ``python -m proxy_plugins.btrfs``, one of it for each daemon, 
 daemon's own process: Corten's is the same class, registered through an entry point, containerd's its own ``btrfs``. All
 of their subvolumes are on one btrfs in memory; the databases of both daemons are on one ext4 on a loop device, where an
 fsync has its price. A round prepares a snapshot on a parent, commits it and removes it. The four take turns of ten
-rounds, by the same client, in an order that changes, so that a daemon is in its own way and not in the others': what was
+rounds, by the same client, in an order that changes, so that a daemon is in its own way and in nobody else's: what was
 removed is removed from disk meanwhile, by Corten soon, by containerd when it collects, as it does by default after each
 hundred changes.
 """
