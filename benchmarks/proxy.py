@@ -126,7 +126,7 @@ def register(folder: Path) -> None:
 
 
 @contextmanager
-def started(directory: Path, volume: Path) -> Iterator[tuple[daemons.Daemon, daemons.Daemon]]:
+def started(directory: Path, volume: Path, peer: Path | None) -> Iterator[tuple[daemons.Daemon, daemons.Daemon]]:
     """Corten and containerd, with a program each."""
     with contextlib.ExitStack() as stack:
         addresses = [directory / f"{letter}.sock" for letter in "cp"]
@@ -143,9 +143,9 @@ def started(directory: Path, volume: Path) -> Iterator[tuple[daemons.Daemon, dae
         stack.callback(corten.stop)
         more = CONTAINERD.format(name=PROXIED, address=addresses[1], own=owns[1])
         unwanted = [name for name in daemons.UNWANTED if not name.endswith(".btrfs")]
-        peer = daemons.start_containerd(directory / "p", more=more, unwanted=unwanted, collects=True)
-        stack.callback(peer.stop)
-        yield corten, peer
+        containerd = daemons.start_containerd(directory / "p", peer, more, unwanted=unwanted, collects=True)
+        stack.callback(containerd.stop)
+        yield corten, containerd
 
 
 def contend(pair: Sequence[daemons.Daemon], rounds: int) -> list[Contender]:
@@ -190,12 +190,13 @@ def report(contenders: Sequence[Contender], pair: Sequence[daemons.Daemon], roun
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, help="folder with containerd and ctr")
     parser.add_argument("--rounds", type=int, default=400)
     options = parser.parse_args()
     with (
         daemons.scratch(ext4_size="1G") as directory,
         btrfs(directory) as volume,
-        started(directory, volume) as pair,
+        started(directory, volume, options.peer) as pair,
     ):
         contenders = contend(pair, options.rounds)
         report(contenders, pair, options.rounds)
