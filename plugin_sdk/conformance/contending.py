@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -132,12 +133,14 @@ class ContendSuite(Rig):
     @holds("Blobs that come or go while it walks may be among them or not.", THREADS)
     def test_walking_goes_on_while_blobs_come_and_go(self, shelf: Shelf) -> None:
         stays = shelf.put(shelf.data())
-        self._while_busy(lambda: shelf.delete(shelf.put(shelf.data(), "busy")), lambda: stays in shelf.digests())
+        change = self._coming_and_going(lambda number: shelf.put(shelf.data(), f"busy-{number}"), shelf.delete)
+        self._while_busy(change, lambda: stays in shelf.digests())
 
     @holds("Every ingest that one of the filters matches (``status_matcher``), all without.", THREADS)
     def test_listing_goes_on_while_ingests_come_and_go(self, shelf: Shelf) -> None:
         shelf.begin("stays", b"data")
-        self._while_busy(lambda: shelf.abort(shelf.begin("busy", b"data")), lambda: "stays" in shelf.refs())
+        change = self._coming_and_going(lambda number: shelf.begin(f"busy-{number}", b"data"), shelf.abort)
+        self._while_busy(change, lambda: "stays" in shelf.refs())
 
     @holds("Of an ingest, also while a writer of it is open.", THREADS)
     def test_status_can_be_asked_while_another_writes(self, shelf: Shelf) -> None:
@@ -177,8 +180,21 @@ class ContendSuite(Rig):
         assert shelf.status(shelf.ref()).offset == 0
 
     @staticmethod
+    def _coming_and_going(add: Callable[[int], str], remove: Callable[[str], object]) -> Callable[[], object]:
+        """Each call adds one, and removes the oldest when there are five."""
+        there: list[str] = []
+        numbers = itertools.count()
+
+        def change() -> None:
+            there.append(add(next(numbers)))
+            if len(there) == 5:
+                remove(there.pop(0))
+
+        return change
+
+    @staticmethod
     def _while_busy(change: Callable[[], object], holds: Callable[[], bool]) -> None:
-        """Two threads change something while this one sees that a condition holds."""
+        """One thread changes something while another sees that a condition holds."""
         end = time.monotonic() + SECONDS
         ended = threading.Event()
 
