@@ -248,21 +248,30 @@ def test_an_open_reader_is_in_flight_and_fails_when_draining_ends(keeper: Host, 
 # --- programs of somebody else
 
 
-def test_a_plugin_heals_when_its_socket_appears(scratch: Path) -> None:
-    with proxied.hosting(scratch / "h", start=False) as host:
+@pytest.fixture(scope="module")
+def mortal(scratch: Path) -> Iterator[Host]:
+    """One that had the plugins ``child`` and ``late`` when it was started; nobody serves the latter."""
+    with proxied.hosting(scratch / "m", start=False) as host:
+        host.moody("child")
         host.declare("late", grace="0.2s")
         host.start()
-        told = host.wait_for("late", "backoff").error
-        assert f'there is no socket "{host.socket("late")}" yet' in told
-        assert f"{host.conf}/late.toml:1: proxy plugin 'late'" in told
-        host.snapshotter("native").prepare("key")
-        host.daemon.ctr("snapshots", "ls", check=True)
-        with pytest.raises(errors.Unavailable, match='snapshotter "late" is backoff: there is no socket'):
-            host.snapshotter("late").prepare("key")
-        with host.program("late"):
-            host.wait_for("late", timeout=2)
-            host.snapshotter("late").prepare("key")
-            assert host.shown("late") == host.held("late") == {"key"}
+        host.wait_for("child")
+        yield host
+
+
+def test_a_plugin_heals_when_its_socket_appears(mortal: Host) -> None:
+    told = mortal.wait_for("late", "backoff").error
+    assert f'there is no socket "{mortal.socket("late")}" yet' in told
+    assert f"{mortal.conf}/late.toml:1: proxy plugin 'late'" in told
+    mortal.snapshotter("native").prepare("key")
+    mortal.snapshotter("child").prepare("key")
+    mortal.daemon.ctr("snapshots", "ls", check=True)
+    with pytest.raises(errors.Unavailable, match='snapshotter "late" is backoff: there is no socket'):
+        mortal.snapshotter("late").prepare("key")
+    with mortal.program("late"):
+        mortal.wait_for("late", timeout=2)
+        mortal.snapshotter("late").prepare("key")
+        assert mortal.shown("late") == mortal.held("late") == {"key"}
 
 
 def test_a_program_that_somebody_starts_again_is_waited_for(host: Host) -> None:
@@ -283,14 +292,6 @@ def test_a_program_that_somebody_starts_again_is_waited_for(host: Host) -> None:
 
 
 # --- the daemon's own end
-
-
-@pytest.fixture(scope="module")
-def mortal(scratch: Path) -> Iterator[Host]:
-    with proxied.hosting(scratch / "m") as host:
-        host.moody("child")
-        host.wait_for("child")
-        yield host
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
