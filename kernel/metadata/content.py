@@ -336,7 +336,7 @@ class Writer:
             except errors.AlreadyExists:
                 if self._adopt(expected, total):
                     return None
-                # of another size: commit will tell
+                # of another size, or about to be removed: commit will tell
                 return stack.enter_context(self._made.writer(backend, total))
 
     def _adopt(self, digest: str, total: int) -> bool:
@@ -346,7 +346,10 @@ class Writer:
             return False
         if total not in (0, size):
             return False
-        self._row = self._backends.database.write(lambda tx: content_rows.adopt(tx, self._row, size))
+        row = self._backends.database.write(lambda tx: content_rows.adopt(tx, self._store, self._row, size))
+        if row is None:
+            return False
+        self._row = row
         self._shared = self._adopted = True
         return True
 

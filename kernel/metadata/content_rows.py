@@ -69,9 +69,11 @@ def become_real(tx: Transaction, namespace: str, ref: str) -> None:
     tx.execute("UPDATE ingests SET shared = 0 WHERE namespace = ? AND ref = ?", (namespace, ref))
 
 
-def adopt(tx: Transaction, ingest: sqlite3.Row, size: int) -> sqlite3.Row:
-    """The plugin has the bytes that are expected, and no blob or grave need name them."""
+def adopt(tx: Transaction, store: str, ingest: sqlite3.Row, size: int) -> sqlite3.Row | None:
+    """The plugin has the bytes that are expected, and no blob need name them. None: they are about to be removed."""
     row = _same(tx, ingest)
+    if graves.exist(tx, graves.CONTENT, store, row["expected"]):
+        return None
     tx.execute("UPDATE ingests SET shared = ?, total = ? WHERE namespace = ? AND ref = ?", (ADOPTED, size, *_key(row)))
     return _same(tx, ingest)
 

@@ -33,6 +33,11 @@ def dig(tx: Transaction, type: str, id: str, namespace: str, backend: str, *, un
     )
 
 
+def exist(tx: Transaction, type: str, id: str, backend: str) -> bool:
+    """Whether it is to be removed, or being removed."""
+    return tx.one("SELECT 1 FROM graves WHERE type = ? AND plugin = ? AND backend = ?", (type, id, backend)) is not None
+
+
 class Begun(Exception):
     """The removal has begun: it must end first."""
 

@@ -50,7 +50,7 @@ def metadata(tmp_path: Path, registry: Apart) -> Iterator[Metadata]:
 
 def put(view: View, ref: str = "ref", expected: str = "") -> None:
     with view.content.writer(ref, expected=expected) as writer:
-        if not expected:
+        if not writer.status().offset:
             writer.write(DATA)
         writer.commit(len(DATA), DIGEST)
 
@@ -208,6 +208,18 @@ def test_a_blob_in_a_grave_is_taken_back_with_its_home(view: View, metadata: Met
     assert (row["namespace"], row["backend"]) == ("one", DIGEST)
     put(view, expected=DIGEST)
     assert settle(metadata) == 0
+    assert get(view) == DATA
+
+
+def test_a_blob_in_a_grave_is_not_adopted(view: View, metadata: Metadata) -> None:
+    """It would be gone before the commit."""
+    put(view, expected=DIGEST)
+    view.content.delete(DIGEST)
+    with view.content.writer("ref", expected=DIGEST) as writer:
+        assert writer.status().offset == 0
+        writer.write(DATA)
+        assert settle(metadata) == 0
+        assert writer.commit(len(DATA), DIGEST) == DIGEST
     assert get(view) == DATA
 
 
