@@ -8,7 +8,6 @@ from plugin_sdk import errors
 from plugin_sdk.conformance import content
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import content as wire
-from plugin_sdk.wire import transport
 from plugins_builtin.content import local
 
 
@@ -23,15 +22,15 @@ class TestLocalOverASocket(content.ContentSuite):
         return wire.Proxy(served, Scope("default"))
 
     @pytest.fixture
-    def reopen(self, served):
-        return lambda: wire.Proxy(transport.connect(served.address), Scope("default"))
+    def reopen(self, served, connect):
+        return lambda: wire.Proxy(connect(served.address), Scope("default"))
 
     @pytest.fixture
-    def crash(self, served, store):
+    def crash(self, served, store, connect):
         """What ends is the client: its connection breaks."""
 
         def crash(work):
-            channel = transport.connect(served.address)
+            channel = connect(served.address)
             with contextlib.suppress(errors.Canceled, errors.Unavailable):
                 work(wire.Proxy(channel, Scope("default")), channel.close)
             channel.close()
