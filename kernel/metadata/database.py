@@ -1,8 +1,8 @@
-"""The metadata database: SQLite, one thread that writes, any number that read.
+"""The metadata database: SQLite, one thread at a time that writes, any number that read.
 
-A write is a function on a ``Transaction``: SQL only, no I/O, quick. What is queued when the writer becomes free is
-done as savepoints of one transaction and made durable by one commit; the events that the functions emitted are then
-published, and only then are the callers answered::
+A write is a function on a ``Transaction``: SQL only, no I/O, quick. While nobody else writes, its own thread does it;
+else it is queued, and what is queued when the other has ended is done as savepoints of one transaction and made durable
+by one commit. The events that the functions emitted are then published, and only then are the callers answered::
 
     def rename(tx: Transaction) -> None:
         tx.execute("UPDATE …")
@@ -16,6 +16,7 @@ an error, return the error and raise it outside.
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import queue
@@ -115,6 +116,13 @@ class _Job(Generic[T]):
         self.error: BaseException | None = None
 
 
+class _Mark(enum.Enum):
+    """In the queue, beside jobs."""
+
+    END = enum.auto()
+    CHECKPOINT = enum.auto()
+
+
 class _Reader:
     """A thread's own read-only connection; ends with the thread or the database."""
 
@@ -134,7 +142,7 @@ class _Reader:
 
 
 class Database:
-    """Opens or makes the file ``path``. ``publish`` is called from the writer's thread, in the order of the commits.
+    """Opens or makes the file ``path``. ``publish`` is called by who writes, in the order of the commits.
 
     Raises FailedPrecondition for a file that a newer Corten has written.
     """
@@ -142,7 +150,9 @@ class Database:
     def __init__(self, path: str | Path, publish: Callable[[Sequence[Envelope]], None] | None = None) -> None:
         self.path = Path(path)
         self.publish = publish
-        self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job[Any] | _Mark] = queue.SimpleQueue()
+        self._writing = threading.Lock()
+        self._writer_waits = False  # for its turn, with what was queued
         self._closed = False
         self._readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
         self._own = threading.local()
@@ -151,7 +161,6 @@ class Database:
         self._seq = _raise_seq(self._connection)
         self._commits = 0
         self._checkpoint_due = threading.Event()
-        self._rest_due = False
         self._threads: list[threading.Thread] = []
 
     @contextmanager
@@ -172,7 +181,7 @@ class Database:
                 reader.connection.execute("ROLLBACK")
 
     def write(self, change: Callable[[Transaction], T]) -> T:
-        """Runs ``change`` in the writer's thread and returns its result when it is durable.
+        """Runs ``change``, here or in the writer's thread, and returns its result when it is durable.
 
         Raises what ``change`` raises; Unavailable when the database is closed or cannot be written.
         """
@@ -183,7 +192,14 @@ class Database:
                 raise errors.Unavailable("the metadata database is closed")
             if not self._threads:
                 self._start()
-            self._queue.put(job)
+            here = not self._writer_waits and self._queue.empty() and self._writing.acquire(blocking=False)
+            if not here:
+                self._queue.put(job)
+        if here:
+            try:
+                self._do([job])
+            finally:
+                self._writing.release()
         job.done.acquire()
         if job.error is not None:
             raise job.error
@@ -195,10 +211,11 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            self._queue.put(None)
+            self._queue.put(_Mark.END)
         self._checkpoint_due.set()
         for thread in self._threads:
             thread.join()
+        self._writing.acquire()  # who writes now is the last
         for reader in list(self._readers):
             reader.close()
         self._connection.close()
@@ -227,19 +244,26 @@ class Database:
         return self._seq
 
     def _write_queued(self) -> None:
-        while batch := self._take():
-            try:
-                done = self._commit(batch)
-            except sqlite3.Error as err:
-                _fail(batch, self._unavailable(err))
-                with suppress(sqlite3.Error):
-                    self._connection.rollback()
-                continue
-            self._announce([event for tx in done for event in tx.events])
-            for job in batch:
-                job.done.release()
-            if self._rest_due:
-                self._checkpoint_rest()
+        while (first := self._queue.get()) is not _Mark.END:
+            self._writer_waits = True
+            with self._writing:
+                self._writer_waits = False
+                if first is _Mark.CHECKPOINT:
+                    self._checkpoint_rest()
+                else:
+                    self._do(self._with_queued(first))
+
+    def _do(self, batch: list[_Job[Any]]) -> None:
+        try:
+            done = self._commit(batch)
+        except sqlite3.Error as err:
+            _fail(batch, self._unavailable(err))
+            with suppress(sqlite3.Error):
+                self._connection.rollback()
+            return
+        self._announce([event for tx in done for event in tx.events])
+        for job in batch:
+            job.done.release()
 
     def _announce(self, events: list[Envelope]) -> None:
         if events and self.publish is not None:
@@ -248,17 +272,14 @@ class Database:
             except Exception:
                 log.exception("events of a committed change were not published")
 
-    def _take(self) -> list[_Job[Any]]:
-        """What is queued; empty at the end."""
-        job = self._queue.get()
-        batch: list[_Job[Any]] = []
-        while job is not None:
-            batch.append(job)
-            if len(batch) == GROUP or self._queue.empty():
-                return batch
+    def _with_queued(self, first: _Job[Any]) -> list[_Job[Any]]:
+        batch = [first]
+        while len(batch) < GROUP and not self._queue.empty():
             job = self._queue.get()
-        if batch:
-            self._queue.put(None)
+            if not isinstance(job, _Job):
+                self._queue.put(job)
+                break
+            batch.append(job)
         return batch
 
     def _commit(self, batch: list[_Job[Any]]) -> list[Transaction]:
@@ -302,14 +323,13 @@ class Database:
                 with suppress(sqlite3.OperationalError):
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 self._checkpoint_due.clear()
-                self._rest_due = True
+                self._queue.put(_Mark.CHECKPOINT)
         finally:
             connection.close()
 
     def _checkpoint_rest(self) -> None:
         """The little that was written meanwhile. The log begins again from its start only when nothing is left and
         nobody reads it, and else it would grow as long as there is something to write."""
-        self._rest_due = False
         with suppress(sqlite3.OperationalError), _patience(self._connection, _RESTART_PATIENCE):
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
 

@@ -96,6 +96,68 @@ def test_what_is_queued_shares_one_commit(path: Path) -> None:
     assert [len(batch) for batch in published] == [5]
 
 
+def test_who_writes_alone_does_it_in_its_own_thread(database: Database) -> None:
+    assert database.write(lambda tx: threading.current_thread()) is threading.current_thread()
+
+
+def test_those_that_come_meanwhile_are_not_overtaken(database: Database) -> None:
+    begun, gate, order = threading.Event(), threading.Event(), []
+
+    def hold(tx: Transaction) -> None:
+        begun.set()
+        gate.wait(10)
+
+    def write(name: str) -> None:
+        database.write(lambda tx: order.append(name))
+
+    threads = [threading.Thread(target=lambda: database.write(hold))]
+    threads[0].start()
+    assert begun.wait(10)
+    for name in "abc":
+        threads.append(threading.Thread(target=write, args=(name,)))
+        threads[-1].start()
+        time.sleep(0.02)
+    gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["a", "b", "c"]
+
+
+def test_many_writers_and_readers_lose_nothing(database: Database) -> None:
+    def work(writer: int) -> None:
+        for n in range(60):
+            database.write(put(f"{writer}-{n}"))
+            assert f"{writer}-{n}" in names(database)
+
+    threads = [threading.Thread(target=work, args=(writer,)) for writer in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(names(database)) == 8 * 60
+
+
+def test_closing_waits_for_the_write_that_runs(path: Path) -> None:
+    database = Database(path)
+    begun, results = threading.Event(), []
+
+    def slow(tx: Transaction) -> str:
+        begun.set()
+        time.sleep(0.2)
+        put("slow")(tx)
+        return "done"
+
+    writer = threading.Thread(target=lambda: results.append(database.write(slow)))
+    writer.start()
+    assert begun.wait(10)
+    database.close()
+    writer.join(10)
+    assert results == ["done"]
+    later = Database(path)
+    assert names(later) == ["slow"]
+    later.close()
+
+
 def test_events_are_published_after_the_commit_and_before_the_answer(path: Path) -> None:
     seen: list[list[str]] = []
     database = Database(path, lambda _: seen.append(names(database)))
