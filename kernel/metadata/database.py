@@ -41,7 +41,7 @@ T = TypeVar("T")
 GROUP = 64
 """Writes that share a commit, at most."""
 
-CHECKPOINT = 250
+CHECKPOINT = 100
 """Commits after which the write-ahead log is copied into the database."""
 
 LOG_SIZE = 3 << 20
@@ -286,7 +286,7 @@ class Database:
         cursor = self._connection.cursor()
         changes = self._connection.total_changes
         cursor.execute("BEGIN IMMEDIATE")
-        done = [tx for job in batch if (tx := self._run(job, cursor)) is not None]
+        done = [tx for job in batch if (tx := self._run(job, cursor, len(batch) == 1)) is not None]
         if done and self._connection.total_changes != changes:
             cursor.execute("UPDATE seq SET value = ?", (self._seq,))
             cursor.execute("COMMIT")
@@ -297,18 +297,22 @@ class Database:
             cursor.execute("ROLLBACK")
         return done
 
-    def _run(self, job: _Job[Any], cursor: sqlite3.Cursor) -> Transaction | None:
-        cursor.execute("SAVEPOINT job")
+    def _run(self, job: _Job[Any], cursor: sqlite3.Cursor, alone: bool) -> Transaction | None:
+        """None when it has failed: what it did is undone, by the caller if it is ``alone``."""
+        if not alone:
+            cursor.execute("SAVEPOINT job")
         try:
             with _transaction_open():
                 tx = Transaction(cursor, self._next)
                 job.result = job.change(tx)
         except BaseException as err:  # noqa: BLE001 - it is the caller's
             job.error = self._unavailable(err) if isinstance(err, sqlite3.OperationalError) else err
-            cursor.execute("ROLLBACK TO job")
-            cursor.execute("RELEASE job")
+            if not alone:
+                cursor.execute("ROLLBACK TO job")
+                cursor.execute("RELEASE job")
             return None
-        cursor.execute("RELEASE job")
+        if not alone:
+            cursor.execute("RELEASE job")
         return tx
 
     def _unavailable(self, err: sqlite3.Error) -> errors.Unavailable:

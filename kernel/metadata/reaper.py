@@ -13,6 +13,10 @@ from plugin_sdk import errors
 
 log = logging.getLogger(__name__)
 
+GATHERING = 0.1
+"""Seconds from the first thing that there is to do to the attempt: removing gets out of the way of those who wait for
+something else, and is done for several at once."""
+
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 """Seconds between attempts; each failure doubles them."""
@@ -57,21 +61,23 @@ class _Thread(threading.Thread):
         self._kind = kind
         self._id = id
         self._woken = threading.Event()
-        self._ended = False
+        self._ending = threading.Event()
 
     def wake(self) -> None:
         self._woken.set()
 
     def end(self) -> None:
-        self._ended = True
+        self._ending.set()
         self._woken.set()
 
     def run(self) -> None:
         delay: float | None = None
         while True:
             woken = self._woken.wait(delay)
+            if woken:
+                self._ending.wait(GATHERING)
             self._woken.clear()
-            if self._ended:
+            if self._ending.is_set():
                 return
             delay = self._next_delay(self._attempt(), None if woken else delay)
 

@@ -202,6 +202,31 @@ def test_numbers_rise_when_the_clock_was_set_back(path: Path, monkeypatch: pytes
     database.close()
 
 
+def test_no_number_returns_after_a_crash(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
+    database = Database(path)
+    for n in range(3):
+        last = max(database.write(put(f"{n}-{each}")) for each in range(1500))
+        copy = path.with_name(f"copy-{n}.db")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+        later = Database(copy)
+        assert later.write(put("later")) > last
+        later.close()
+    database.close()
+
+
+def test_a_change_that_fails_alone_leaves_nothing(database: Database) -> None:
+    def fail(tx: Transaction) -> None:
+        put("bad")(tx)
+        raise errors.InvalidArgument("no")
+
+    with pytest.raises(errors.InvalidArgument):
+        database.write(fail)
+    database.write(put("good"))
+    assert names(database) == ["good"]
+
+
 def test_a_newer_file_is_a_clear_error(path: Path) -> None:
     Database(path).close()
     connection = sqlite3.connect(path)
