@@ -53,7 +53,7 @@ def renew(host: Host) -> None:
     host.wait_for("quiet", "")
     host.moody("quiet", timeout=f"{TIMEOUT}s")
     host.wait_for("quiet")
-    assert host.held("quiet") == host.shown("quiet")
+    until(lambda: host.held("quiet") == host.shown("quiet"))
 
 
 def took(work: Callable[[], object]) -> tuple[float, errors.Error | None]:
@@ -179,8 +179,9 @@ def test_a_plugin_that_never_answers_does_not_slow_another(host: Host) -> None:
         assert not any(each.done() for each in waiting)
         host.withdraw("hangs")
         host.withdraw("swift")
-        ended = [each.result(20)[1] for each in waiting]
-        assert {type(err) for err in ended[:16]} == {errors.Unavailable}, ended
+        ended = [type(each.result(20)[1]) for each in waiting]
+        assert ended.count(errors.Unavailable) >= 16  # those that ran
+        assert set(ended) <= {errors.Unavailable, errors.InvalidArgument}  # the others find no such plugin
 
 
 # --- what comes too late

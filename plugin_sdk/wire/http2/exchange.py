@@ -113,6 +113,14 @@ class Connection:
         if message is None:
             self._send(exchange, head)
             return exchange
+        try:
+            self._begin_with(exchange, head, message)
+        except Lost:  # a server may answer and go before it has been told all: then that is its answer
+            while not exchange.done:
+                self._receive(exchange)
+        return exchange
+
+    def _begin_with(self, exchange: Exchange, head: bytes, message: bytes) -> None:
         self._limits.check_sent(len(message))
         size = PREFIX_SIZE + len(message)
         if size <= min(exchange.window, self._window, self._frame_size):
@@ -124,7 +132,6 @@ class Connection:
             self._send(exchange, head)
             self.send(exchange, message, self._receive)
             self.end(exchange)
-        return exchange
 
     def send(self, exchange: Exchange, message: bytes, wait: Callable[[Exchange], object] | None = None) -> None:
         """``wait`` is called until a window has grown. What comes after the server's answer is not sent."""
@@ -218,6 +225,8 @@ class Connection:
             data = self._socket.recv(self._chunk)
         except TimeoutError:
             raise
+        except ConnectionResetError:  # closed, with something of ours unread
+            data = b""
         except OSError as err:
             raise self._lost(err.strerror or str(err)) from err
         if not data:
