@@ -3,7 +3,7 @@
 The same program, ``python -m proxy_plugins.btrfs``, one of it for each daemon, and beside it a snapshotter in the
 daemon's own process: Corten's is the same class, registered through an entry point, containerd's its own ``btrfs``. All
 of their subvolumes are on one btrfs in memory; the databases of both daemons are on one ext4 on a loop device, where an
-fsync has its price. A round prepares a snapshot on a parent, commits it and removes it. The four take turns of ten
+fsync has its price. A round prepares a snapshot on a parent, commits it and removes it. The four take turns of forty
 rounds, by the same client, in an order that changes, so that a daemon is in its own way and in nobody else's: what was
 removed is removed from disk meanwhile, by Corten soon, by containerd when it collects, as it does by default after each
 hundred changes.
@@ -35,7 +35,7 @@ STEPS = ("prepare", "commit", "remove")
 NAMESPACE = "default"
 KEPT: Mapping[str, str] = {"containerd.io/gc.root": "benchmark"}
 PROXIED, OWN = "proxied", "btrfs"
-WARMING, TURN = 20, 10  # rounds
+WARMING, TURN = 20, 40  # rounds
 MODULE = "proxy_plugins.btrfs.plugin"
 
 CORTEN = """
@@ -176,7 +176,7 @@ def report(contenders: Sequence[Contender], pair: Sequence[daemons.Daemon], roun
     print("# Prepare, commit and remove of a snapshot through the whole daemon, on btrfs\n")
     print(f"- machine: {tables.machine()}")
     print(f"- peer: {tables.version(pair[1].command[0], '--version')}")
-    print(f"- rounds, ten in turn: {rounds}\n")
+    print(f"- rounds, forty in turn: {rounds}\n")
     print(f"| daemon | snapshotter | median ms | {' | '.join(STEPS)} |\n|---|---|---|---|---|---|")
     for each in contenders:
         steps = " | ".join(f"{median(each.times[step]):.2f}" for step in STEPS)
