@@ -4,6 +4,7 @@ test_transport.py, and with containerd's in tests/integration."""
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from plugin_sdk import errors
 from plugin_sdk.api.services.content.v1 import content_pb2
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import rpc
-from plugin_sdk.wire.http2 import client, frames
+from plugin_sdk.wire.http2 import client, frames, headers
 from plugin_sdk.wire.http2.frames import DATA, GOAWAY, HEADERS, PING, PREFIX, RST_STREAM, SETTINGS, WINDOW_UPDATE
 from plugin_sdk.wire.http2.reader import Reader
 
@@ -200,6 +201,59 @@ def test_a_request_has_its_own_headers_first(host: Host, channel: client.Channel
     assert fields[":path"] == "/containerd.services.content.v1.Content/Info"
     assert (fields["containerd-namespace"], fields["containerd-lease"], fields["te"]) == ("moby", "lease", "trailers")
     assert 4000 < int(fields["grpc-timeout"].removesuffix("m")) <= 5000
+
+
+def test_headers_that_come_again_are_one_byte_each(host: Host, channel: client.Channel) -> None:
+    blocks: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        for _ in range(3):
+            _, _, number, block = peer.until(HEADERS)
+            blocks.append(block)
+            peer.until(DATA, frames.END_STREAM)
+            peer.answer(number, dict(peer.headers)["grpc-timeout"])
+        peer.next()
+
+    host.serve(script)
+    deadline = time.monotonic() + 60
+    assert {ask(channel, scope=Scope("moby", deadline=deadline)) for _ in range(3)} == {"60S"}
+    assert len(blocks[0]) > 100
+    assert len(blocks[1]) == len(blocks[2]) == 9
+    assert min(blocks[1]) >= 0x80
+
+
+def test_a_server_without_a_table_of_headers_is_understood(host: Host, channel: client.Channel) -> None:
+    said: list[dict[str, str]] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet((frames.HEADER_TABLE_SIZE, 0))
+        for number in (1, 3, 5):
+            peer.until(DATA, frames.END_STREAM)
+            said.append(dict(peer.headers))
+            peer.answer(number)
+            peer.decoder.max_allowed_table_size = 0
+        peer.next()
+
+    host.serve(script)
+    for _ in range(3):
+        ask(channel, scope=Scope("moby"))
+    assert said[0] == said[1] == said[2]
+
+
+def test_headers_mean_the_same_however_many_were_said_before() -> None:
+    encoder, decoder, chance = headers.Encoder(), hpack.Decoder(), random.Random(1)
+    for _ in range(3000):
+        fields = tuple((b"n%d" % chance.randrange(9), b"v" * chance.choice((0, 3, 90))) for _ in range(5))
+        once = ((b"once", b"%d" % chance.randrange(10**9)),)
+        block = encoder.encode(fields, once)
+        assert tuple(decoder.decode(block, raw=True)) == (*fields, *once)
+    many = headers.Encoder()
+    decoder = hpack.Decoder()
+    for number in range(300):
+        fields = ((b":method", b"POST"), (b"name", b"%d" % number))
+        for _ in range(2):
+            assert tuple(decoder.decode(many.encode(fields), raw=True)) == fields
 
 
 def test_an_idle_connection_that_the_server_has_closed_is_not_used(host: Host, channel: client.Channel) -> None:

@@ -5,6 +5,7 @@ Each call has a connection for itself, which is kept for the next one: as many a
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -19,22 +20,18 @@ from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import edge, rpc
 from plugin_sdk.wire.http2 import headers
 from plugin_sdk.wire.http2.assembly import Limits
-from plugin_sdk.wire.http2.exchange import Connection, Exchange, Socket
+from plugin_sdk.wire.http2.exchange import Connection, Exchange, Request, Socket
 from plugin_sdk.wire.rpc import Lost
 
 _PATIENCE = 20.0  # seconds for a server to take a connection, when the caller has no deadline
 _KEPT = 16  # idle connections
 _RETRY = 0.01  # seconds between attempts at a server that has too many connections to take
 
-_FIRST = b"\x83\x86" + headers.field(b":authority", b"localhost")  # :method POST, :scheme http
-_REST = b"".join(
-    (
-        headers.field(b"content-type", b"application/grpc"),
-        headers.field(b"te", b"trailers"),
-        headers.field(b"user-agent", b"grpc-corten"),
-    )
-)
-_MOST_MILLISECONDS = 99_999_999  # grpc-timeout has eight digits
+_FIRST = (b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"localhost")
+_REST = (b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"user-agent", b"grpc-corten")
+_ROUGH = 10.0  # seconds of a timeout from which on it is told in whole ones: then the same headers come again
+_MOST = 99_999_999  # grpc-timeout has eight digits
+_NAMESPACE, _LEASE, _TIMEOUT = edge.NAMESPACE.encode(), edge.LEASE.encode(), b"grpc-timeout"
 
 
 def connect(address: str, *, lease: bool = True) -> Channel:
@@ -54,7 +51,7 @@ class Channel:
         self._idle: list[Connection] = []
         self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._closed = False
-        self._paths: dict[tuple[str, str], bytes] = {}
+        self._methods: dict[tuple[str, str], tuple[headers.Field, ...]] = {}
 
     def unary(self, service: str, method: rpc.Method, request: Message, scope: Scope) -> Message:
         scope.check()
@@ -103,10 +100,10 @@ class Channel:
         return self._has_been_closed() if self._closed and isinstance(error, Lost) else error
 
     def _call(self, service: str, method: rpc.Method, scope: Scope, message: bytes | None) -> _Call:
-        block = self._block(service, method.name, scope)
+        request = self._request(service, method.name, scope)
         connection = self._connection(scope)
         try:
-            exchange = connection.begin(block, scope.deadline, message)
+            exchange = connection.begin(request, scope.deadline, message)
         except errors.Error as err:
             connection.close()
             raise self.explained(err) from None
@@ -149,19 +146,22 @@ class Channel:
         except OSError as err:
             raise Lost(f'"{self.address}" does not answer: {err.strerror or err}') from err
 
-    def _block(self, service: str, name: str, scope: Scope) -> bytes:
+    def _request(self, service: str, name: str, scope: Scope) -> Request:
         key = (service, name)
-        path = self._paths.get(key)
-        if path is None:
-            path = self._paths[key] = _FIRST + headers.field(b":path", f"/{service}/{name}".encode()) + _REST
-        parts = [path]
+        fields = self._methods.get(key)
+        if fields is None:
+            fields = self._methods[key] = (*_FIRST, (b":path", f"/{service}/{name}".encode()), *_REST)
         if scope.namespace:
-            parts.append(headers.field(edge.NAMESPACE.encode(), scope.namespace.encode()))
+            fields = (*fields, (_NAMESPACE, scope.namespace.encode()))
+        once = []
         if self._lease and scope.lease:
-            parts.append(headers.field(edge.LEASE.encode(), scope.lease.encode()))
-        if (left := scope.remaining()) is not None:
-            parts.append(headers.field(b"grpc-timeout", b"%dm" % min(max(1, round(1000 * left)), _MOST_MILLISECONDS)))
-        return b"".join(parts)
+            once.append((_LEASE, scope.lease.encode()))
+        left = scope.remaining()
+        if left is not None and left < _ROUGH:
+            once.append((_TIMEOUT, b"%dm" % max(1, round(1000 * left))))
+        elif left is not None:
+            fields = (*fields, (_TIMEOUT, b"%dS" % min(math.ceil(left), _MOST)))
+        return fields, once
 
     def _has_been_closed(self) -> Lost:
         return Lost(f'the connection to "{self.address}" has been closed')

@@ -15,8 +15,9 @@ from plugin_sdk.wire.http2.frames import Code, ConnectionFailure
 MAX_LIST = 64 << 10
 """Bytes of all names and values of one block, with what the table counts for each; section 4.1."""
 
-_MAX_TABLE = 4096  # what HEADER_TABLE_SIZE is when nothing is said of it
-_OVERHEAD = 32
+MAX_TABLE = 4096  # what HEADER_TABLE_SIZE is when nothing is said of it
+OVERHEAD = 32
+FIRST_DYNAMIC = 62
 _SHORT = 128  # encoded bytes of strings whose meaning is kept
 _MAX_INTEGER = 1 << 28
 
@@ -30,7 +31,7 @@ def _text(raw: bytes) -> str:
 
 
 _STATIC: tuple[Field, ...] = tuple(
-    (_text(name), _text(value), len(name) + len(value) + _OVERHEAD) for name, value in HeaderTable.STATIC_TABLE
+    (_text(name), _text(value), len(name) + len(value) + OVERHEAD) for name, value in HeaderTable.STATIC_TABLE
 )
 
 
@@ -41,7 +42,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._table: deque[Field] = deque()
-        self._size, self._limit = 0, _MAX_TABLE
+        self._size, self._limit = 0, MAX_TABLE
 
     def decode(self, block: bytes) -> dict[str, str]:
         """Of a name that is repeated the last value. Raises ConnectionFailure: the state is lost then."""
@@ -81,7 +82,7 @@ class Decoder:
 
     def _resize(self, block: bytes, at: int) -> int:
         self._limit, at = _integer(block, at, 0x1F)
-        if self._limit > _MAX_TABLE:
+        if self._limit > MAX_TABLE:
             raise HPACKDecodingError("the table is larger than agreed")
         self._evict()
         return at
@@ -94,7 +95,7 @@ class Decoder:
         else:
             name, at = _string(block, at)
         value, at = _string(block, at)
-        field = (name, value, len(name) + len(value) + _OVERHEAD)
+        field = (name, value, len(name) + len(value) + OVERHEAD)
         if mask == 0x3F:
             self._table.appendleft(field)
             self._size += field[2]

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from plugin_sdk import errors
 from plugin_sdk.wire import status
-from plugin_sdk.wire.http2 import compression, frames
+from plugin_sdk.wire.http2 import frames, headers
 from plugin_sdk.wire.http2.assembly import Assembler, Limits
 from plugin_sdk.wire.http2.frames import PREFIX, PREFIX_SIZE, WORD, Code, ConnectionFailure
 from plugin_sdk.wire.http2.headers import is_grpc
@@ -33,6 +33,9 @@ _SETTINGS_ACK = frames.frame(frames.SETTINGS, frames.ACK, 0)
 _OWED = 1 << 30  # bytes received after which a window is given back
 _CHUNK, _LARGEST_CHUNK = 64 << 10, 1 << 20  # bytes to receive at once
 _LAST_NUMBER = frames.STREAM_MASK - 2
+
+Request = tuple[tuple[headers.Field, ...], Sequence[headers.Field]]
+"""The headers of a call: those that come again with others, and those that do not."""
 
 # What gRPC's clients make of statuses and of codes that are not gRPC's.
 _OF_HTTP: Mapping[str, type[errors.Error]] = {
@@ -87,7 +90,7 @@ class Connection:
         self._peer = peer
         self._limits = limits
         self._reader = Reader(preface=False)
-        self._decoder = compression.Decoder()
+        self._encoder, self._decoder = headers.Encoder(), headers.Answers()
         self._frame_size = frames.FRAME_SIZE
         self._initial_window = self._window = frames.DEFAULT_WINDOW
         self._received = 0
@@ -102,12 +105,13 @@ class Connection:
 
     # --- calls
 
-    def begin(self, block: bytes, deadline: float | None, message: bytes | None = None) -> Exchange:
+    def begin(self, request: Request, deadline: float | None, message: bytes | None = None) -> Exchange:
         """Opens a call with its headers; ``message`` is the only one that is sent. Raises Lost."""
         self._number += 2
         exchange = Exchange(self._number, self._limits, deadline, self._initial_window)
         self._canceled = False
         self._current = exchange
+        block = self._encoder.encode(*request)
         head = self._greeting + frames.frame(frames.HEADERS, frames.END_HEADERS, exchange.number, block)
         self._greeting = b""
         if message is None:
@@ -315,6 +319,8 @@ class Connection:
             if name == frames.INITIAL_WINDOW_SIZE:
                 self._grow(self._current, value - self._initial_window)
                 self._initial_window = value
+            elif name == frames.HEADER_TABLE_SIZE:
+                self._encoder.resize(value)
             elif name == frames.MAX_FRAME_SIZE:
                 self._frame_size = min(max(value, frames.FRAME_SIZE), frames.LARGEST_FRAME)
         self._acknowledge(_SETTINGS_ACK)
