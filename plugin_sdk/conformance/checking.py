@@ -16,7 +16,9 @@ import enum
 import os
 import pkgutil
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,9 +126,9 @@ def run(
     check, KeyboardInterrupt after removing what was made."""
     session = _Session(target, only, begin, tell)
     chosen = [f"{_MODULE}::{_CLASSES[type]}" for type in target.types]
-    with _alone(), _namespace(target):
+    with _alone(), _namespace(target), _interruptible(session):
         code = pytest.main([*_OPTIONS, f"--rootdir={_MODULE.parent}", *chosen], plugins=[session])
-    if code == pytest.ExitCode.INTERRUPTED and not session.ended:
+    if session.interrupted or (code == pytest.ExitCode.INTERRUPTED and not session.ended):
         raise KeyboardInterrupt
     if session.trouble:
         raise errors.Internal(f"the suites do not run here: {session.trouble}")
@@ -145,6 +147,26 @@ def _alone() -> Iterator[None]:
     finally:
         del os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _interruptible(session: _Session) -> Iterator[None]:
+    """SIGINT ends the run after the check that is under way: an exception in the middle of anything could leave a lock
+    behind that tidying up needs. A second one is heeded at once."""
+
+    def interrupt(number: int, frame: object) -> None:
+        if session.interrupted:
+            raise KeyboardInterrupt
+        session.interrupted = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -181,6 +203,10 @@ class _Session:
         self.lacks: dict[tuple[str, str], str] = {}
         self.trouble = ""
         self.ended = ""
+        self.interrupted = False
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._session = session
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[TARGET] = self._target
@@ -239,6 +265,8 @@ class _Session:
             self._unanswered = 0
         self.outcomes.append(outcome)
         self._tell(outcome)
+        if self.interrupted:
+            self._session.shouldstop = "interrupted"
 
 
 def _reason(skipped: str) -> str:
