@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kernel.plugins import NOUNS
 from kernel.proxies import answers, links
 from kernel.proxies.breaker import Breaker, Delays
 from kernel.proxies.calls import Calls
@@ -30,12 +31,6 @@ from plugin_sdk.scope import Scope
 from plugin_sdk.wire import content as wire_content
 from plugin_sdk.wire import diff as wire_diff
 from plugin_sdk.wire import snapshots as wire_snapshots
-
-NOUNS: Mapping[str, str] = {
-    plugin.CONTENT: "content store",
-    plugin.SNAPSHOTTER: "snapshotter",
-    plugin.DIFFER: "differ",
-}
 
 _TICK = 0.5  # seconds between probes
 _PROBE_TIMEOUT = 1.0
