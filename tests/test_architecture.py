@@ -19,6 +19,7 @@ MAY_IMPORT = {
 FOR_GRPC = {"plugin_sdk/wire/transport.py"}
 FOR_HPACK = {"plugin_sdk/wire/http2/compression.py"}
 FOR_IMPORTLIB = {"kernel/plugins.py"}
+USES_DISTRIBUTION = ("plugin_sdk/distribution/", "plugin_sdk/conformance/", "plugins_builtin/transfer/", "corten/")
 FOR_RE2 = "plugin_sdk/filters.py"
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "lib", "base", "core", "tools"}
 LONGEST = 700  # lines; half of all files have fewer than 200
@@ -165,6 +166,18 @@ def test_grpc_is_imported_by_the_transport_only():
 def test_hpack_is_imported_by_the_edge_only():
     users = {path for path in FILES if "hpack" in map(package_of, imports(path))}
     assert users == FOR_HPACK
+
+
+def test_distribution_is_imported_where_images_are_copied():
+    """So that no other plugin loads an HTTP library, and the daemon none at its start."""
+
+    def wrong(path):
+        return {name for name in imports(path) if name.startswith("plugin_sdk.distribution")}
+
+    others = [path for path in FILES if not path.startswith(USES_DISTRIBUTION)]
+    assert offenders(others, wrong) == {}
+    http = {path for path in FILES if "urllib3" in map(package_of, imports(path))}
+    assert all(path.startswith("plugin_sdk/distribution/") for path in http)
 
 
 def test_importlib_is_used_in_one_file():
