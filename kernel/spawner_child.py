@@ -62,8 +62,9 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         (
             "plugin_sdk/trees.py",
             "plugin_sdk/copying.py",
+            "plugin_sdk/tars.py",
+            "plugin_sdk/tar_headers.py",
             "plugins_builtin/diff/__init__.py",
-            "plugins_builtin/diff/archive.py",
             "plugins_builtin/diff/attributes.py",
             "plugins_builtin/diff/streams.py",
             "plugins_builtin/diff/confine.py",
@@ -71,7 +72,6 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
             "plugins_builtin/diff/tree.py",
             "plugins_builtin/diff/unpack.py",
             "plugins_builtin/diff/changes.py",
-            "plugins_builtin/diff/headers.py",
             "plugins_builtin/diff/pack.py",
         ),
     ),

@@ -13,8 +13,8 @@ import stat
 from typing import Any
 
 from plugin_sdk import errors
+from plugin_sdk.tars import show
 from plugins_builtin.diff import attributes, confine
-from plugins_builtin.diff.archive import show
 
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_OPEN = 256

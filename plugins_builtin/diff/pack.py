@@ -15,18 +15,18 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plugin_sdk import errors, mounts
-from plugins_builtin.diff import archive, changes, confine, headers, streams, tree, unpack
-from plugins_builtin.diff.archive import Entry
+from plugin_sdk import errors, mounts, tar_headers, tars
+from plugin_sdk.tars import Entry
+from plugins_builtin.diff import changes, confine, streams, tree, unpack
 
 _UPPER, _LOWER = b"upper", b"lower"
 _TYPES = {
-    stat.S_IFREG: archive.REGULAR,
-    stat.S_IFDIR: archive.DIRECTORY,
-    stat.S_IFLNK: archive.SYMLINK,
-    stat.S_IFCHR: archive.CHARACTER,
-    stat.S_IFBLK: archive.BLOCK_DEVICE,
-    stat.S_IFIFO: archive.FIFO,
+    stat.S_IFREG: tars.REGULAR,
+    stat.S_IFDIR: tars.DIRECTORY,
+    stat.S_IFLNK: tars.SYMLINK,
+    stat.S_IFCHR: tars.CHARACTER,
+    stat.S_IFBLK: tars.BLOCK_DEVICE,
+    stat.S_IFIFO: tars.FIFO,
 }
 
 
@@ -47,7 +47,7 @@ def _pack(params: Mapping[str, Any], blob: int) -> Mapping[str, object]:
     found = changes.between(_LOWER, _UPPER, root=bool(sides["lower"]))
     for change in found:
         packer.add(change)
-    sink.add(headers.END)
+    sink.add(tar_headers.END)
     digest = sink.close()
     os.close(blob)
     return {"digest": digest, "size": sink.size, "entries": len(found)}
@@ -62,19 +62,19 @@ class _Packer:
     def add(self, change: changes.Change) -> None:
         parent, _, base = change.path.rpartition(b"/")
         if base.startswith(tree.WHITEOUT):
-            raise errors.InvalidArgument(f"{archive.show(change.path)} cannot be in a layer: it would be a whiteout")
+            raise errors.InvalidArgument(f"{tars.show(change.path)} cannot be in a layer: it would be a whiteout")
         if change.status is None:
-            self._sink.add(headers.format(self._whiteout(parent, base)))
+            self._sink.add(tar_headers.format(self._whiteout(parent, base)))
             return
         entry = self._entry(change.path, change.status)
-        self._sink.add(headers.format(entry))
+        self._sink.add(tar_headers.format(entry))
         if entry.size:
             self._data(change.path, entry.size)
 
     def _whiteout(self, parent: bytes, base: bytes) -> Entry:
         """As old as the directory, which the removal has changed."""
         name = tree.WHITEOUT + base
-        entry = _blank(parent + b"/" + name if parent else name, archive.REGULAR)
+        entry = _blank(parent + b"/" + name if parent else name, tars.REGULAR)
         entry.mtime = self._bound(os.lstat(os.path.join(_UPPER, parent)).st_mtime_ns)
         return entry
 
@@ -84,19 +84,19 @@ class _Packer:
         entry.uid, entry.gid = status.st_uid, status.st_gid
         entry.mtime = self._bound(status.st_mtime_ns)
         source = os.path.join(_UPPER, path)
-        if entry.type == archive.DIRECTORY:
+        if entry.type == tars.DIRECTORY:
             entry.name = path + b"/" if path else b"./"
         elif status.st_nlink > 1:
             first = self._links.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
-                entry.type, entry.link = archive.HARD_LINK, first
+                entry.type, entry.link = tars.HARD_LINK, first
                 return entry
         entry.xattrs = changes.xattrs(source)
-        if entry.type == archive.REGULAR:
+        if entry.type == tars.REGULAR:
             entry.size = status.st_size
-        elif entry.type == archive.SYMLINK:
+        elif entry.type == tars.SYMLINK:
             entry.link = os.readlink(source)
-        elif entry.type in (archive.CHARACTER, archive.BLOCK_DEVICE):
+        elif entry.type in (tars.CHARACTER, tars.BLOCK_DEVICE):
             entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
         return entry
 
@@ -110,7 +110,7 @@ class _Packer:
         while left:
             self._sink.add(bytes(min(left, streams.CHUNK)))
             left -= min(left, streams.CHUNK)
-        self._sink.add(headers.padding(size))
+        self._sink.add(tar_headers.padding(size))
 
     def _bound(self, time: int) -> int:
         return time if self._epoch is None else min(time, self._epoch)

@@ -17,9 +17,9 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plugin_sdk import errors, mounts
-from plugins_builtin.diff import archive, attributes, directories
-from plugins_builtin.diff.archive import Entry, show
+from plugin_sdk import errors, mounts, tars
+from plugin_sdk.tars import Entry, show
+from plugins_builtin.diff import attributes, directories
 from plugins_builtin.diff.directories import Directories, Directory
 from plugins_builtin.diff.streams import Source
 
@@ -67,7 +67,7 @@ class Tree:
 
     def put(self, entry: Entry, source: Source) -> None:
         """Makes one entry, whose data, if it has any, is next in ``source``."""
-        name = self._directories.name = entry.name = archive.clean(entry.name)
+        name = self._directories.name = entry.name = tars.clean(entry.name)
         parent, _, base = name.rpartition(b"/")
         self._directories.tidy()
         if base.startswith(WHITEOUT):
@@ -81,15 +81,15 @@ class Tree:
             return
         self._directories.replaced(directory, base)
         kind = entry.type
-        if kind in archive.FILES:
+        if kind in tars.FILES:
             self._file(directory, base, entry, source)
-        elif kind == archive.DIRECTORY:
+        elif kind == tars.DIRECTORY:
             self._directory(directory, base, entry)
-        elif kind == archive.SYMLINK:
+        elif kind == tars.SYMLINK:
             self._symlink(directory, base, entry)
-        elif kind == archive.HARD_LINK:
+        elif kind == tars.HARD_LINK:
             self._link(directory, base, entry)
-        elif kind == archive.CHARACTER and not entry.major and not entry.minor:
+        elif kind == tars.CHARACTER and not entry.major and not entry.minor:
             self._hide(directory, base)  # as overlayfs itself writes whiteouts
             return
         else:
@@ -212,7 +212,7 @@ class Tree:
             return None
 
     def _dress_directory(self, directory: Directory, entry: Entry) -> None:
-        if entry.type != archive.DIRECTORY:
+        if entry.type != tars.DIRECTORY:
             raise errors.InvalidArgument(f"tar entry {show(entry.name)} would replace the root")
         fd = directory.fd
         status = os.fstat(fd)
@@ -247,8 +247,8 @@ class Tree:
 
     def _node(self, directory: Directory, base: bytes, entry: Entry) -> None:
         kind, device = stat.S_IFIFO, 0
-        if entry.type != archive.FIFO:
-            kind = stat.S_IFCHR if entry.type == archive.CHARACTER else stat.S_IFBLK
+        if entry.type != tars.FIFO:
+            kind = stat.S_IFCHR if entry.type == tars.CHARACTER else stat.S_IFBLK
             device = _device(entry)
         try:
             os.mknod(base, kind | entry.mode, device, dir_fd=directory.fd)
@@ -261,7 +261,7 @@ class Tree:
         """What open(2) would follow or wait for is changed by name."""
         if entry.uid or entry.gid or directory.strict:
             os.chown(base, entry.uid, entry.gid, dir_fd=directory.fd, follow_symlinks=False)
-            if entry.type != archive.SYMLINK:
+            if entry.type != tars.SYMLINK:
                 os.chmod(base, entry.mode, dir_fd=directory.fd)
         if entry.xattrs:
             os.fchdir(directory.fd)
@@ -277,7 +277,7 @@ class Tree:
         )
 
     def _link(self, directory: Directory, base: bytes, entry: Entry) -> None:
-        target = archive.clean(entry.link)
+        target = tars.clean(entry.link)
         parent, _, name = target.rpartition(b"/")
         missing = errors.InvalidArgument(f"hard link {show(entry.name)} to {show(entry.link)}: no such file")
         origin = self._directories.find(parent, make=False) if name else None
@@ -344,7 +344,7 @@ class Tree:
         for name, value in (entry.xattrs or {}).items():
             if name.startswith(attributes.OVERLAY):
                 continue  # words of overlayfs to itself: in an upper directory they would lead elsewhere
-            attributes.put(file, name, value, lenient=entry.type not in archive.FILES)
+            attributes.put(file, name, value, lenient=entry.type not in tars.FILES)
 
 
 def _times(entry: Entry) -> tuple[int, int]:

@@ -22,8 +22,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from plugin_sdk import errors, mounts
-from plugins_builtin.diff import archive, confine, streams, tree
+from plugin_sdk import errors, mounts, tars
+from plugins_builtin.diff import confine, streams, tree
 
 _PROGRESS = 0.1  # seconds
 _ERRORS: Mapping[int, type[errors.Error]] = {
@@ -115,7 +115,7 @@ def enter(stage: str, root: Sequence[mounts.Mount]) -> tree.Tree:
 
 
 def _read(params: Mapping[str, Any], source: streams.Source, root: tree.Tree, progress: _Progress) -> int:
-    reader = archive.Reader(source.take, params["headers"])
+    reader = tars.Reader(source.take, params["headers"])
     limit = params["entries"]
     while (entry := reader.next()) is not None:
         progress.entries += 1
@@ -125,7 +125,7 @@ def _read(params: Mapping[str, Any], source: streams.Source, root: tree.Tree, pr
         try:
             root.put(entry, source)
         except OSError as err:
-            name = archive.show(entry.name)
+            name = tars.show(entry.name)
             raise kind_of(err)(f"layer entry {name}: {os.strerror(err.errno or 0)}") from err
         if rest := end - source.position:
             source.skip(rest)

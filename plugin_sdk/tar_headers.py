@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from plugins_builtin.diff import archive
-from plugins_builtin.diff.archive import BLOCK, Entry
+from plugin_sdk import tars
+from plugin_sdk.tars import BLOCK, Entry
 
 _SECOND = 1_000_000_000
 _MAX_ID = 0o7777777
@@ -37,7 +37,7 @@ def format(entry: Entry) -> bytes:
     if entry.major > _MAX_ID or entry.minor > _MAX_ID:
         records[b"SCHILY.devmajor"], records[b"SCHILY.devminor"] = b"%d" % entry.major, b"%d" % entry.minor
     for attribute, value in (entry.xattrs or {}).items():
-        records[archive.XATTR + attribute] = value
+        records[tars.XATTR + attribute] = value
     own = _header(entry, name, prefix)
     return _extended(records, entry.name) + own if records else own
 
@@ -88,7 +88,7 @@ def _octal(value: int, width: int) -> bytes:
 
 def _extended(records: dict[bytes, bytes], name: bytes) -> bytes:
     data = b"".join(_record(key, records[key]) for key in sorted(records))
-    entry = archive.Entry()
+    entry = tars.Entry()
     entry.name = b"PaxHeaders.0/" + name.rstrip(b"/").rpartition(b"/")[2][:80]
     entry.type, entry.link, entry.mode = b"x", b"", 0o644
     entry.uid = entry.gid = entry.mtime = entry.major = entry.minor = 0
