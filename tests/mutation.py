@@ -11,6 +11,7 @@ A module of tests has a class ``Mutated`` over a suite, whose fixtures make the 
     def results():
         return mutation.run(__file__, MUTANTS)
 
+    @mutation.UNTIMED
     @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
     def test_a_broken_sentence_is_caught(results, mutant):
         results.caught(mutant)
@@ -76,6 +77,12 @@ class Results:
 
 SOUND = ""
 
+UNTIMED = pytest.mark.timeout(0)
+"""For the tests of the results, the first of which waits for the whole run: there each check has a time limit of its
+own, of as many seconds as ``LIMIT`` says, and there is one timer in a process."""
+
+LIMIT = 300
+
 NOTICED = AssertionError, pytest.fail.Exception, errors.Error, TimeoutError
 """What a check raises that notices something; any other exception is a fault of the mutant itself."""
 
@@ -83,7 +90,7 @@ NOTICED = AssertionError, pytest.fail.Exception, errors.Error, TimeoutError
 def run(file: str, mutants: Sequence[Mutant], make: Callable[..., Any]) -> Results:
     """Runs the class ``Mutated`` of a module; ``make`` makes the sound implementation."""
     plugin = _Plugin([*mutants, Mutant(SOUND, "", make)])
-    options = ["-q", "--noconftest", "--capture=no", "--timeout=0", "--tb=line", "-p", "no:cacheprovider"]
+    options = ["-q", "--noconftest", "--capture=no", f"--timeout={LIMIT}", "--tb=line", "-p", "no:cacheprovider"]
     pytest.main([file, "-o", "python_classes=Mutated", "-o", "addopts=--import-mode=importlib", *options], [plugin])
     assert plugin.failures, "no check was run"
     return Results(plugin.failures, plugin.checks)

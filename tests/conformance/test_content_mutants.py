@@ -40,6 +40,7 @@ def results():
     return mutation.run(__file__, MUTANTS, content_mutants.SOUND)
 
 
+@mutation.UNTIMED
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_broken_sentence_is_caught(results, mutant):
     results.caught(mutant)

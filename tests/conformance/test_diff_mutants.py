@@ -39,6 +39,7 @@ def results():
 
 
 @pytest.mark.root
+@mutation.UNTIMED
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_broken_sentence_is_caught(results, mutant):
     results.caught(mutant)
