@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import daemons
 from scripts import images
-from tests import recorder, sides
+from tests import recorder, registry, sides
 
 MakeSide = Callable[..., sides.Side]
 FIFOS = Path("/run/containerd/fifo")
@@ -90,6 +90,13 @@ def served(daemon: daemons.Daemon) -> Iterator[daemons.Daemon]:
         daemon.stop()
         sys.stderr.write(f"\n{daemon.name}'s log ends:\n{log[-3000:]}\n")
     assert not daemon.leftovers(), f"processes of {daemon.name} left: {daemon.leftovers()}"
+
+
+@pytest.fixture(scope="session")
+def registries(scratch: Path) -> Iterator[registry.Registries]:
+    """Debian's docker-registry, of each kind that is asked for: tests/registry.py says how to use it."""
+    with registry.started(scratch / "r", sides.prefix("r")[:-1]) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,157 @@
+"""What the proxy of tests/registry_proxy.py can do to an answer: functions of an Exchange."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+PIECE = 64 << 10
+
+
+class Cut(Exception):
+    """The connection is to end now."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and its answer, which ``forward`` gets from the registry, unless a fault has called ``answer``.
+
+    ``pieces`` is the answer's body. ``over`` is set when the proxy ends.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    forward: Callable[[Exchange], None]
+    over: threading.Event
+    status: int = 0
+    answered: dict[str, str] = field(default_factory=dict)
+    pieces: Iterator[bytes] = field(default_factory=lambda: iter(()))
+
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
+        """Instead of the registry. ``headers`` may tell another Content-Length."""
+        self.status, self.answered = status, {"Content-Length": str(len(body)), **headers}
+        self.pieces = iter([body])
+
+
+Fault = Callable[[Exchange], None]
+
+
+def status(code: int, headers: Mapping[str, str] | None = None) -> Fault:
+    """An answer of that status, with an error as registries tell it."""
+    told = json.dumps({"errors": [{"code": "FAULT", "message": "as the test wants it"}]}).encode()
+    return lambda exchange: exchange.answer(code, {"Content-Type": "application/json", **(headers or {})}, told)
+
+
+def redirect(url: str) -> Fault:
+    """To ``url``, in which ``{path}`` is the path of the request."""
+    return lambda exchange: exchange.answer(307, {"Location": url.replace("{path}", exchange.path)})
+
+
+def body(data: bytes, headers: Mapping[str, str] | None = None) -> Fault:
+    """Another body with status 200."""
+    return lambda exchange: exchange.answer(200, headers or {}, data)
+
+
+def challenge(value: str) -> Fault:
+    return status(401, {"WWW-Authenticate": value})
+
+
+def cut(after: int) -> Fault:
+    """The connection ends after so many bytes of the body."""
+    return _sending(lambda exchange, pieces: _interrupted(pieces, after, lambda: False))
+
+
+def stall(after: int, seconds: float) -> Fault:
+    """Nothing comes for ``seconds`` after so many bytes; then the connection ends."""
+    return _sending(lambda exchange, pieces: _interrupted(pieces, after, lambda: exchange.over.wait(seconds) and False))
+
+
+def pause(after: int, until: threading.Event) -> Fault:
+    """Goes on after so many bytes when ``until`` is set."""
+
+    def wait(exchange: Exchange) -> bool:
+        while not until.wait(0.05):
+            if exchange.over.is_set():
+                return False
+        return True
+
+    return _sending(lambda exchange, pieces: _interrupted(pieces, after, lambda: wait(exchange)))
+
+
+def drip(rate: int) -> Fault:
+    """So many bytes a second."""
+    return _sending(lambda exchange, pieces: _dripping(exchange, pieces, rate))
+
+
+def corrupt(at: int) -> Fault:
+    """Another byte there."""
+    return _sending(lambda exchange, pieces: _corrupted(pieces, at))
+
+
+def length(difference: int) -> Fault:
+    """A Content-Length that is wrong by that; the connection ends after the body, which is not longer than told."""
+
+    def tell(exchange: Exchange) -> None:
+        exchange.forward(exchange)
+        told = int(exchange.answered["Content-Length"]) + difference
+        exchange.answered["Content-Length"] = str(told)
+        exchange.pieces = _interrupted(exchange.pieces, told, lambda: False)
+
+    return tell
+
+
+def header(name: str, value: str | None) -> Fault:
+    """A header of the answer is another one, or missing."""
+
+    def change(exchange: Exchange) -> None:
+        exchange.forward(exchange)
+        kept = {key: old for key, old in exchange.answered.items() if key.lower() != name.lower()}
+        exchange.answered = kept if value is None else {**kept, name: value}
+
+    return change
+
+
+def _sending(change: Callable[[Exchange, Iterator[bytes]], Iterator[bytes]]) -> Fault:
+    def act(exchange: Exchange) -> None:
+        exchange.forward(exchange)
+        exchange.pieces = change(exchange, exchange.pieces)
+
+    return act
+
+
+def _interrupted(pieces: Iterator[bytes], after: int, goes_on: Callable[[], bool]) -> Iterator[bytes]:
+    """``goes_on`` is asked after so many bytes, or at the end of fewer."""
+    left = after
+    for piece in pieces:
+        if left <= len(piece):
+            yield piece[:left]
+            if not goes_on():
+                raise Cut
+            yield piece[left:]
+            break
+        yield piece
+        left -= len(piece)
+    else:
+        raise Cut
+    yield from pieces
+
+
+def _dripping(exchange: Exchange, pieces: Iterator[bytes], rate: int) -> Iterator[bytes]:
+    step = max(1, rate // 10)
+    for piece in pieces:
+        for start in range(0, len(piece), step):
+            yield piece[start : start + step]
+            if exchange.over.wait(0.1):
+                raise Cut
+
+
+def _corrupted(pieces: Iterator[bytes], at: int) -> Iterator[bytes]:
+    passed = 0
+    for piece in pieces:
+        if passed <= at < passed + len(piece):
+            piece = bytes((*piece[: at - passed], piece[at - passed] ^ 1, *piece[at - passed + 1 :]))
+        yield piece
+        passed += len(piece)
