@@ -24,8 +24,8 @@ from statistics import median
 
 from isal import isal_zlib
 
+import corten
 from benchmarks import daemons, tables
-from corten.client import Connection, View
 from plugin_sdk import mounts, oci
 from plugin_sdk.conformance import layers
 from plugin_sdk.oci import Descriptor
@@ -164,8 +164,8 @@ class Side:
 
     def __init__(self, daemon: daemons.Daemon, image: list[Layer]) -> None:
         self.daemon = daemon
-        self._connection = Connection(daemon.address)
-        self._view: View = self._connection.view(NAMESPACE)
+        self._connection = corten.connect(daemon.address)
+        self._view = self._connection.view(NAMESPACE)
         self._image = image
         for layer in image:
             with self._view.content.writer(layer.diff_id, len(layer.blob), layer.descriptor.digest) as writer:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,8 @@ _MOUNTS: tuple[tuple[str, str, str, str], ...] = (
     ("/run", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
 )
 _MAX_LINKS = 40
+_PERIOD = 100_000  # microseconds of the scheduler's accounting
+_OWN_FOLDERS = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 
 
 def default_spec(namespace: str, id: str, *, hostname: str = "") -> Spec:
@@ -224,6 +227,71 @@ def with_memory_limit(spec: Spec, limit: int) -> Spec:
     spec = copy.deepcopy(spec)
     spec["linux"].setdefault("resources", {}).setdefault("memory", {})["limit"] = limit
     return spec
+
+
+def with_cpus(spec: Spec, cpus: float) -> Spec:
+    """The time of so many processors; 1.5 is one and a half. Raises InvalidArgument for less than a thousandth."""
+    if cpus < 0.001:
+        raise errors.InvalidArgument(f"cpus {cpus}: must be at least 0.001")
+    spec = copy.deepcopy(spec)
+    limits = {"period": _PERIOD, "quota": round(cpus * _PERIOD)}
+    spec["linux"].setdefault("resources", {}).setdefault("cpu", {}).update(limits)
+    return spec
+
+
+def with_pids_limit(spec: Spec, limit: int) -> Spec:
+    """At most so many processes and threads."""
+    spec = copy.deepcopy(spec)
+    spec["linux"].setdefault("resources", {})["pids"] = {"limit": limit}
+    return spec
+
+
+def with_device(spec: Spec, path: str) -> Spec:
+    """A device node of this machine, at the same path, to read, write and make. Raises NotFound; InvalidArgument for
+    what is no device."""
+    try:
+        node = os.stat(path)
+    except OSError as err:
+        raise errors.NotFound(f'device "{path}": {err.strerror}') from err
+    kind = "c" if stat.S_ISCHR(node.st_mode) else "b" if stat.S_ISBLK(node.st_mode) else ""
+    if not kind:
+        raise errors.InvalidArgument(f'device "{path}": is none')
+    numbers = {"type": kind, "major": os.major(node.st_rdev), "minor": os.minor(node.st_rdev)}
+    made = {"path": path, **numbers, "fileMode": stat.S_IMODE(node.st_mode), "uid": node.st_uid, "gid": node.st_gid}
+    spec = copy.deepcopy(spec)
+    spec["linux"].setdefault("devices", []).append(made)
+    spec["linux"].setdefault("resources", {}).setdefault("devices", []).append(
+        {"allow": True, **numbers, "access": "rwm"}
+    )
+    return spec
+
+
+def privileged(spec: Spec) -> Spec:
+    """All capabilities that this process holds, all devices of the machine, and nothing hidden or read-only in /proc
+    and /sys."""
+    spec = with_all_capabilities(spec)
+    for path in _device_nodes("/dev"):
+        spec = with_device(spec, path)
+    spec["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
+    spec["linux"]["maskedPaths"] = spec["linux"]["readonlyPaths"] = []
+    spec["process"]["noNewPrivileges"] = False
+    for mount in spec["mounts"]:
+        if mount["type"] in ("sysfs", "cgroup"):
+            mount["options"] = ["rw" if option == "ro" else option for option in mount["options"]]
+    return spec
+
+
+def _device_nodes(folder: str) -> list[str]:
+    """Not those that a container has of its own: terminals, shared memory, queues."""
+    found: list[str] = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_symlink():
+            continue
+        if entry.is_dir():
+            found += [] if entry.name in _OWN_FOLDERS else _device_nodes(entry.path)
+        elif entry.name != "console" and stat.S_IFMT(entry.stat().st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            found.append(entry.path)
+    return found
 
 
 def held_capabilities() -> list[str]:

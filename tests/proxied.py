@@ -57,7 +57,7 @@ class Host:
     directory: Path
     head: str = ""
     daemon: daemons.Daemon = field(init=False)
-    connection: corten.Connection = field(init=False)
+    connection: corten.Client = field(init=False)
 
     def __post_init__(self) -> None:
         self.conf.mkdir(parents=True)

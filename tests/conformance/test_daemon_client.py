@@ -8,7 +8,7 @@ import pytest
 
 import corten
 from benchmarks import daemons
-from corten.client import Connection
+from corten.client import Client
 from plugin_sdk.conformance import daemon
 
 pytestmark = pytest.mark.root
@@ -16,6 +16,6 @@ pytestmark = pytest.mark.root
 
 class TestClient(daemon.DaemonSuite):
     @pytest.fixture
-    def daemon(self, corten_daemon: daemons.Daemon) -> Iterator[Connection]:
+    def daemon(self, corten_daemon: daemons.Daemon) -> Iterator[Client]:
         with corten.connect(corten_daemon.address) as connection:
             yield connection

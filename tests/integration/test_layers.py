@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from corten.client import Connection, View
+import corten
 from kernel.spawner import Spawner
 from plugin_sdk import errors, mounts, oci
 from plugin_sdk.conformance import layers
@@ -135,7 +135,7 @@ CASES = {
 
 
 @contextmanager
-def snapshot(view: View, snapshotter: str, found: list[Descriptor], name: str) -> Iterator[list[Mount]]:
+def snapshot(view: corten.Client, snapshotter: str, found: list[Descriptor], name: str) -> Iterator[list[Mount]]:
     storage = view.snapshotter(snapshotter)
     parent = ""
     for number, layer in enumerate(found):
@@ -151,7 +151,7 @@ def snapshot(view: View, snapshotter: str, found: list[Descriptor], name: str) -
             storage.remove(f"{name} {number}")
 
 
-def written(view: View, data: bytes) -> Descriptor:
+def written(view: corten.Client, data: bytes) -> Descriptor:
     digest = digest_of(data)
     try:
         with view.content.writer(digest, len(data), digest) as writer:
@@ -163,8 +163,8 @@ def written(view: View, data: bytes) -> Descriptor:
 
 
 @pytest.fixture
-def views(corten_daemon: object, containerd_daemon: object) -> Iterator[list[View]]:
-    connections = [Connection(daemon.address) for daemon in (corten_daemon, containerd_daemon)]  # type: ignore[attr-defined]
+def views(corten_daemon: object, containerd_daemon: object) -> Iterator[list[corten.Client]]:
+    connections = [corten.connect(daemon.address) for daemon in (corten_daemon, containerd_daemon)]  # type: ignore[attr-defined]
     yield [connection.view("layers") for connection in connections]
     for connection in connections:
         connection.close()
@@ -173,7 +173,9 @@ def views(corten_daemon: object, containerd_daemon: object) -> Iterator[list[Vie
 @pytest.mark.peer
 @pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
 @pytest.mark.parametrize("name", CASES)
-def test_containerd_unpacks_the_same_tree(views: list[View], folder: Path, snapshotter: str, name: str) -> None:
+def test_containerd_unpacks_the_same_tree(
+    views: list[corten.Client], folder: Path, snapshotter: str, name: str
+) -> None:
     trees: list[Tree] = []
     for view in views:
         found = [written(view, tar(*members)) for members in CASES[name]]
@@ -185,7 +187,7 @@ def test_containerd_unpacks_the_same_tree(views: list[View], folder: Path, snaps
 @pytest.mark.peer
 @pytest.mark.parametrize("writer", [0, 1], ids=["corten", "containerd"])
 def test_one_unpacks_what_the_other_has_compared(
-    views: list[View], folder: Path, store: labelled.Store, writer: int
+    views: list[corten.Client], folder: Path, store: labelled.Store, writer: int
 ) -> None:
     """Two trees with every kind of change between them; the layers of both together make the upper one again."""
     stack = Stack(folder, "plain")

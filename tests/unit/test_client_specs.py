@@ -1,10 +1,10 @@
-"""What ``corten run`` makes of its options."""
+"""What spec options become."""
 
 from __future__ import annotations
 
 import pytest
 
-from corten import running
+from corten import specs
 from plugin_sdk import errors
 
 
@@ -23,7 +23,7 @@ from plugin_sdk import errors
     ],
 )
 def test_mounts_are_read(text: str, mount: dict[str, object]) -> None:
-    assert running.parse_mount(text) == mount
+    assert specs.parse_mount(text) == mount
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_mounts_are_read(text: str, mount: dict[str, object]) -> None:
 )
 def test_a_wrong_mount_is_refused_by_name(text: str, reason: str) -> None:
     with pytest.raises(errors.InvalidArgument, match=reason):
-        running.parse_mount(text)
+        specs.parse_mount(text)

@@ -1,0 +1,27 @@
+"""What ``import corten`` offers and does not import before it is asked for."""
+
+from __future__ import annotations
+
+from corten.client import Client, Tls, Version
+from corten.containers import Container
+from corten.content import Blob
+from corten.following import Following, follow
+from corten.images import Usage
+from corten.metrics import Metrics
+from corten.specs import SpecOptions
+from corten.tasks import Process, Task
+
+__all__ = [
+    "Blob",
+    "Client",
+    "Container",
+    "Following",
+    "Metrics",
+    "Process",
+    "SpecOptions",
+    "Task",
+    "Tls",
+    "Usage",
+    "Version",
+    "follow",
+]
