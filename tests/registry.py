@@ -229,6 +229,19 @@ class Registries:
                 _expect(201, answer)
         return image.digest
 
+    def check(self, image: registry_images.Image, name: str) -> None:
+        """The repository has this image, whole, under that tag."""
+        plain = self["plain"]
+        repository, _, tag = name.partition(":")
+        accepted = {"Accept": ", ".join({media_type for media_type, _ in image.manifests.values()})}
+        found = plain.ask("GET", f"/v2/{repository}/manifests/{tag}", headers=accepted)
+        assert found[1].get("Docker-Content-Digest") == image.digest, f"{name} is {found}"
+        for digest, data in image.blobs.items():
+            assert plain.ask("GET", f"/v2/{repository}/blobs/{digest}")[2] == data, f"{name} lacks {digest}"
+        for digest, (_, data) in image.manifests.items():
+            answer = plain.ask("GET", f"/v2/{repository}/manifests/{digest}", headers=accepted)
+            assert answer[2] == data, f"{name} lacks {digest}: {answer}"
+
     @contextlib.contextmanager
     def proxy(self, of: Registry, *, tls: str = "") -> Iterator[registry_proxy.Proxy]:
         """In front of ``of``. ``tls`` is "certificates" or "expired": whose certificate it shows."""

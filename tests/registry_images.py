@@ -12,16 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from plugin_sdk import oci
 from scripts import images
-
-INDEX = "application/vnd.oci.image.index.v1+json"
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-CONFIG = "application/vnd.oci.image.config.v1+json"
-EMPTY = "application/vnd.oci.empty.v1+json"
-DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 @dataclass(slots=True)
@@ -72,16 +64,16 @@ def two_platforms(marker: str, layers: Sequence[bytes] = ()) -> Image:
     image = Image()
     platforms = [{"os": "linux", "architecture": name} for name in ("amd64", "arm64")]
     entries = [{**_platform(image, marker, layers, platform=each), "platform": each} for each in platforms]
-    image.manifest(INDEX, {"manifests": entries})
+    image.manifest(oci.INDEX, {"manifests": entries})
     return image
 
 
 def docker_v2(marker: str, layers: Sequence[bytes] = (), *, listed: bool = False) -> Image:
     """An image of Docker's schema 2; ``listed`` puts it in a manifest list."""
     image = Image()
-    made = _platform(image, marker, layers, types=(DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER))
+    made = _platform(image, marker, layers, types=(oci.DOCKER_MANIFEST, oci.DOCKER_CONFIG, oci.DOCKER_LAYER_GZIP))
     if listed:
-        image.manifest(DOCKER_INDEX, {"manifests": [{**made, "platform": images.PLATFORM}]})
+        image.manifest(oci.DOCKER_INDEX, {"manifests": [{**made, "platform": images.PLATFORM}]})
     return image
 
 
@@ -89,8 +81,10 @@ def artifact(marker: str, subject: Mapping[str, Any], artifact_type: str = "appl
     """What refers to ``subject``, a root."""
     image = Image()
     note = image.layer("text/plain", f"a note: {marker}".encode())
-    config = image.blob(EMPTY, b"{}")
-    image.manifest(MANIFEST, {"artifactType": artifact_type, "config": config, "layers": [note], "subject": subject})
+    config = image.blob(oci.EMPTY, b"{}")
+    image.manifest(
+        oci.MANIFEST, {"artifactType": artifact_type, "config": config, "layers": [note], "subject": subject}
+    )
     return image
 
 
@@ -101,7 +95,7 @@ def referrers(*those: Image) -> tuple[str, Image]:
     for one in those:
         told = json.loads(one.manifests[one.digest][1])
         rows.append({**one.root, "artifactType": told["artifactType"]})
-    image.manifest(INDEX, {"manifests": rows})
+    image.manifest(oci.INDEX, {"manifests": rows})
     return told["subject"]["digest"].replace(":", "-"), image
 
 
@@ -110,8 +104,8 @@ def sha512(marker: str) -> Image:
     image = Image()
     tar = small_layer(marker)
     layer = image.layer(images.LAYER_TYPES["gzip"], images.compress(tar, "gzip"), "sha512")
-    config = image.blob(CONFIG, images.image_config([tar]))
-    image.manifest(MANIFEST, {"config": config, "layers": [layer]})
+    config = image.blob(oci.CONFIG, images.image_config([tar]))
+    image.manifest(oci.MANIFEST, {"config": config, "layers": [layer]})
     return image
 
 
@@ -133,7 +127,7 @@ def _platform(
     types: tuple[str, str, str] | None = None,
 ) -> dict[str, Any]:
     tars = [*layers, small_layer(f"{marker} on {platform['architecture']}")]
-    manifest_type, config_type, layer_type = types or (MANIFEST, CONFIG, images.LAYER_TYPES[compression])
+    manifest_type, config_type, layer_type = types or (oci.MANIFEST, oci.CONFIG, images.LAYER_TYPES[compression])
     placed = [image.layer(layer_type, images.compress(tar, compression)) for tar in tars]
     told = {**json.loads(images.image_config(tars)), **platform}
     config = image.blob(config_type, json.dumps(told).encode())

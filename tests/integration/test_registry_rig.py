@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from plugin_sdk import oci
 from tests import registry, registry_faults, registry_images
 
 KINDS = ("plain", "tls", "mutual", "tls-basic", "token", "mirror")
@@ -71,7 +72,7 @@ def test_an_artifact_and_a_layer_of_sha512_can_be_pushed(registries: registry.Re
     tag, index = registry_images.referrers(registry_images.artifact("rig", subject.root))
     registries.push(registry_images.artifact("rig", subject.root), "rig/artifact")
     registries.push(index, f"rig/artifact:{tag}")
-    accepted = {"Accept": registry_images.INDEX}
+    accepted = {"Accept": oci.INDEX}
     assert plain.ask("GET", f"/v2/rig/artifact/manifests/{tag}", headers=accepted)[0] == 200
     image = registry_images.sha512("rig")
     registries.push(image, "rig/sha512:1")
