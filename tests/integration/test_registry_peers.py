@@ -1,14 +1,13 @@
-"""Debian's ctr, skopeo and Corten's own client agree on images that each of them pushed, and containers' trees are equal."""
+"""Debian's ctr, skopeo and Corten's own client agree on images that each of them pushed, and trees are equal."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from tests import holdings, registry, registry_images, sides, trees
+from tests import holdings, registry, registry_images, sides
 
 pytestmark = [pytest.mark.root, pytest.mark.peer]
 Made = Callable[[], registry_images.Image]
