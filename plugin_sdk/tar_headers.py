@@ -88,11 +88,8 @@ def _octal(value: int, width: int) -> bytes:
 
 def _extended(records: dict[bytes, bytes], name: bytes) -> bytes:
     data = b"".join(_record(key, records[key]) for key in sorted(records))
-    entry = tars.Entry()
-    entry.name = b"PaxHeaders.0/" + name.rstrip(b"/").rpartition(b"/")[2][:80]
-    entry.type, entry.link, entry.mode = b"x", b"", 0o644
-    entry.uid = entry.gid = entry.mtime = entry.major = entry.minor = 0
-    entry.size = len(data)
+    entry = tars.file(b"PaxHeaders.0/" + name.rstrip(b"/").rpartition(b"/")[2][:80], len(data))
+    entry.type = b"x"
     return _header(entry, entry.name, b"") + data + padding(len(data))
 
 

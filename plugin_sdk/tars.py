@@ -72,6 +72,16 @@ class Entry:
     segments: Segments | None
 
 
+def file(name: bytes, size: int, mode: int = 0o644) -> Entry:
+    """A regular file of root's, from the beginning of time."""
+    entry = Entry()
+    entry.name, entry.type, entry.link, entry.mode = name, REGULAR, b"", mode
+    entry.uid = entry.gid = entry.mtime = entry.atime = entry.major = entry.minor = 0
+    entry.size = entry.real_size = size
+    entry.xattrs = entry.segments = None
+    return entry
+
+
 class _Extension:
     """What the headers before an entry's own say of it."""
 

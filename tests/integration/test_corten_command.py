@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import corten
 from benchmarks import daemons
-from corten import archives, importing
+from corten import importing
 from plugin_sdk import daemon, errors
 from scripts import images
 from tests import sides
@@ -353,21 +352,6 @@ def test_the_library_imports_what_it_is_told(
     assert not list(connection.view(namespace).snapshotter("overlayfs").walk())
 
 
-def test_an_import_waits_for_another_one_of_the_same_blob(
-    connection: daemon.Daemon, namespace: str, busybox: Path, command: Run
-) -> None:
-    options = importing.Options(unpack=False)
-    with archives.Archive(busybox) as archive:
-        [found] = archive.images
-    other = connection.view(namespace).content.writer(f"import-{found.root.digest}")
-    with ThreadPoolExecutor(1) as pool:
-        importing_ = pool.submit(importing.import_images, connection, namespace, busybox, options, str)
-        time.sleep(0.3)
-        assert not importing_.done()
-        other.close()
-        assert [image.name for image in importing_.result(30)] == [IMAGE]
-
-
 def test_an_archive_without_names_takes_the_given_one(
     connection: daemon.Daemon, namespace: str, busybox: Path, tmp_path: Path, command: Run
 ) -> None:
@@ -378,7 +362,7 @@ def test_an_archive_without_names_takes_the_given_one(
     (tmp_path / "layout/index.json").write_text(json.dumps(index))
     options = importing.Options(name="mine:3")
     [image] = importing.import_images(connection, namespace, tmp_path / "layout", options, lambda _: None)
-    assert image.name == archives.familiar("mine:3") == "docker.io/library/mine:3"
+    assert image.name == "docker.io/library/mine:3"
 
 
 def test_nobody_at_the_address_is_unavailable(tmp_path: Path) -> None:
