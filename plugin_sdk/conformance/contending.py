@@ -12,8 +12,8 @@ from plugin_sdk.conformance.sentences import holds
 from plugin_sdk.conformance.shelf import Rig, Shelf, digest_of, together
 
 THREADS = "All methods block, and may be called from several threads."
-SECONDS = 0.2
-"""How long the checks go on that look for a rare coincidence."""
+SECONDS, TURNS = 0.2, 20
+"""How long the checks go on that look for a rare coincidence, and through how many changes and looks at least."""
 
 
 class ContendSuite(Rig):
@@ -197,15 +197,28 @@ class ContendSuite(Rig):
         """One thread changes something while another sees that a condition holds."""
         end = time.monotonic() + SECONDS
         ended = threading.Event()
+        enough = threading.Event()
 
         def work() -> bool:
-            while not ended.is_set():
-                change()
+            try:
+                for turn in itertools.count():
+                    if ended.is_set():
+                        break
+                    if turn == TURNS:
+                        enough.set()
+                    change()
+            finally:
+                ended.set()
             return True
 
         def watch() -> bool:
             try:
-                return all(holds() for _ in iter(lambda: time.monotonic() < end, False))
+                for turn in itertools.count():
+                    if ended.is_set() or (turn >= TURNS and enough.is_set() and time.monotonic() > end):
+                        break
+                    if not holds():
+                        return False
+                return True
             finally:
                 ended.set()
 

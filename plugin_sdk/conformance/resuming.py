@@ -168,7 +168,7 @@ class ResumeSuite(Rig):
     @holds(
         "When a program ends within ``commit``, there is the ingest or the blob.", "A blob appears whole or not at all."
     )
-    @pytest.mark.parametrize("milliseconds", [0, 1, 3, 10])
+    @pytest.mark.parametrize("milliseconds", [0, 1, 3, 10, 100])
     def test_after_a_crash_in_a_commit_there_is_the_ingest_or_the_blob(
         self, shelf: Shelf, crash: Crash | None, milliseconds: float
     ) -> None:

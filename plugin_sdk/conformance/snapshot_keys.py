@@ -38,7 +38,7 @@ MISSING = {
     "commit": "Without the active snapshot, ``commit`` raises NotFound.",
     "remove": "Without the snapshot, ``remove`` raises NotFound.",
 }
-_PATIENCE = 5  # seconds until what was removed has really gone; the daemon removes in the background
+_PATIENCE = 20  # seconds until what was removed has really gone; the daemon removes in the background
 
 Call = Callable[[Subject], object]
 

@@ -122,7 +122,9 @@ class PassesOverMalformedFilters(SOUND):
 class StumblesOverWhatHasGone(SOUND):
     def walk(self, filters=()):
         found = list(super().walk(filters))
-        time.sleep(0.02)
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end and all(self.path(each.digest).exists() for each in found):
+            time.sleep(0.001)
         return iter([self.info(each.digest) for each in found])
 
 
@@ -279,7 +281,7 @@ class HasOneBufferForAll(SOUND):
     class open_writer(labelled.Writer):
         def write(self, data):
             data, self._store.pending = bytes(data), bytes(data)
-            time.sleep(0.01)
+            time.sleep(0.05)
             self._writer.write(self._store.pending)
             return len(data)
 
@@ -356,7 +358,7 @@ class RemovesTheIngestFirst(SOUND):
             data = (self._writer._folder / "data").read_bytes()
             self._store.abort(self._ref)
             self._writer.close()
-            time.sleep(0.2)
+            time.sleep(1)
             self._store.path(digest).write_bytes(data)
             return digest
 

@@ -436,6 +436,8 @@ class SaysUnknownOfAFullDisk(SOUND):
 @MUTANTS.breaks("All methods block and may be called from several threads.")
 class HasOneRefForAll(SOUND):
     def compare(self, lower, upper, content, *, ref="", **options):
+        with content.writer("the-one-ref"):
+            time.sleep(0.1)  # in which the others want it too
         return super().compare(lower, upper, content, ref="the-one-ref", **options)
 
 

@@ -19,7 +19,7 @@ def spawner():
 class Mutated(diff.DiffSuite):
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch):
-        monkeypatch.setattr(borrowing, "PATIENCE", 1)
+        monkeypatch.setattr(borrowing, "PATIENCE", 4)
 
     @pytest.fixture
     def store(self, folder):

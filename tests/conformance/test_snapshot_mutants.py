@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from plugin_sdk.conformance import snapshots
-from tests import mutation
+from plugin_sdk.conformance import snapshot_keys, snapshots
+from tests import loops, mutation
 from tests.conformance import snapshot_change_mutants, snapshot_mutants
 
 MUTANTS = [*snapshot_mutants.MUTANTS, *snapshot_change_mutants.MUTANTS]
@@ -16,11 +16,18 @@ pytestmark = pytest.mark.root
 
 
 class Mutated(snapshots.SnapshotSuite):
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch):
+        monkeypatch.setattr(snapshot_keys, "_PATIENCE", 3)
+
     @pytest.fixture
     def folder(self, mutant):
-        """On a disk only where something must get there."""
-        on_disk = getattr(mutant.make, "on_disk", False)
-        folder = Path(tempfile.mkdtemp(prefix="corten-", dir=None if on_disk else "/dev/shm"))
+        """With blocks below it only where something must get there: memory has nothing to write."""
+        if getattr(mutant.make, "on_disk", False):
+            with loops.file_system("ext4", 64 << 20) as folder:
+                yield folder
+            return
+        folder = Path(tempfile.mkdtemp(prefix="corten-", dir="/dev/shm"))
         yield folder
         shutil.rmtree(folder)
 
