@@ -10,10 +10,11 @@
         assert plain.served(mark)[digest] == size        # bytes of bodies by digest; plain.asked(mark): GETs by digest
 
 A kind is words joined by ``-``: ``plain``; ``tls`` (``registries.certificates.ca``), ``mutual`` (wants the client's
-certificate too), ``expired`` (a certificate of yesterday); ``basic`` and ``token`` (the users in ``USERS``;
-``registries.tokens`` is the token server); ``mirror`` fetches through from ``plain``. So ``tls-basic`` is one, too.
-Repositories should have names of their own in each test. ``registries.hosts(folder, host, *servers)`` writes a
-hosts.toml. ``registries.proxy(of)`` is a reverse proxy with faults: see tests/registry_proxy.py.
+certificate too), ``expired`` (a certificate of yesterday); ``basic`` and ``token`` (the users in ``USERS``, of whom
+``reader`` may only pull by token; ``registries.tokens`` is the token server); ``mirror`` fetches through from
+``plain``. So ``tls-basic`` is one, too. Repositories should have names of their own in each test.
+``registries.hosts(folder, host, *servers)`` writes a hosts.toml. ``registries.proxy(of)`` is a reverse proxy with
+faults: see tests/registry_proxy.py.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ class Registries:
     @property
     def tokens(self) -> registry_tokens.Tokens:
         if self._tokens is None:
-            server = registry_tokens.Tokens(self.certificates_of("signing"), USERS)
+            server = registry_tokens.Tokens(self.certificates_of("signing"), USERS, ("reader",))
             self._tokens = self.stack.enter_context(registry_tokens.serving(server))
         return self._tokens
 

@@ -69,16 +69,18 @@ def stall(after: int, seconds: float) -> Fault:
     return _sending(lambda exchange, pieces: _interrupted(pieces, after, lambda: exchange.over.wait(seconds) and False))
 
 
-def pause(after: int, until: threading.Event) -> Fault:
-    """Goes on after so many bytes when ``until`` is set."""
+def budget(size: int, until: threading.Event) -> Fault:
+    """So many bytes in all the answers together; the rest comes when ``until`` is set."""
+    left = [size]
+    lock = threading.Lock()
 
-    def wait(exchange: Exchange) -> bool:
-        while not until.wait(0.05):
-            if exchange.over.is_set():
-                return False
-        return True
+    def take(most: int) -> int:
+        with lock:
+            taken = min(left[0], most)
+            left[0] -= taken
+            return taken
 
-    return _sending(lambda exchange, pieces: _interrupted(pieces, after, lambda: wait(exchange)))
+    return _sending(lambda exchange, pieces: _budgeted(exchange, pieces, take, until))
 
 
 def drip(rate: int) -> Fault:
@@ -137,6 +139,19 @@ def _interrupted(pieces: Iterator[bytes], after: int, goes_on: Callable[[], bool
     else:
         raise Cut
     yield from pieces
+
+
+def _budgeted(
+    exchange: Exchange, pieces: Iterator[bytes], take: Callable[[int], int], until: threading.Event
+) -> Iterator[bytes]:
+    for piece in pieces:
+        now = len(piece) if until.is_set() else take(len(piece))
+        yield piece[:now]
+        if now < len(piece):
+            while not until.wait(0.05):
+                if exchange.over.is_set():
+                    raise Cut
+            yield piece[now:]
 
 
 def _dripping(exchange: Exchange, pieces: Iterator[bytes], rate: int) -> Iterator[bytes]:

@@ -40,17 +40,22 @@ class Asked:
 
 @dataclass(slots=True)
 class Tokens:
-    """A running server. ``users`` are passwords by name; tokens are valid for ``lifetime`` seconds.
+    """A running server. ``users`` are passwords by name; those of ``readers`` may only pull.
 
-    ``anonymous`` gives tokens for pulling to everyone; ``posts`` is whether POST is known, else it is 405.
+    Tokens say that they are valid for ``lifetime`` seconds, to which docker-registry adds a minute; clients are told
+    ``told`` seconds. ``anonymous`` gives tokens for pulling to everyone; ``posts`` is whether POST is known, else it
+    is 405. ``issued`` has all tokens, of both kinds.
     """
 
     certificates: certificates.Files
     users: Mapping[str, str]
-    lifetime: float = 300
+    readers: tuple[str, ...] = ()
+    lifetime: int = 300
+    told: int = 300
     anonymous: bool = False
     posts: bool = True
     asked: list[Asked] = field(default_factory=list)
+    issued: list[str] = field(default_factory=list)
     refreshing: dict[str, str] = field(default_factory=dict)
     port: int = 0
 
@@ -62,20 +67,30 @@ class Tokens:
         """An identity token of ``user``: what a client exchanges for bearer tokens."""
         token = secrets.token_urlsafe(24)
         self.refreshing[token] = user
+        self.issued.append(token)
         return token
 
     def sign(self, user: str, scopes: tuple[str, ...]) -> str:
         now = int(time.time())
-        access = [_access(scope) for scope in scopes if user or (self.anonymous and scope.endswith(":pull"))]
+        access = [one for scope in scopes if (one := self._access(user, scope))["actions"]]
         claims = {"iss": ISSUER, "sub": user, "aud": SERVICE, "access": access, "jti": secrets.token_hex(8)}
-        times = {"iat": now, "nbf": now - 60, "exp": now + max(1, round(self.lifetime))}
+        times = {"iat": now, "nbf": now - 60, "exp": now + self.lifetime}
         certificate = x509.load_pem_x509_certificate(self.certificates.server.read_bytes())
         chain = [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()]
         text = f"{_part({'typ': 'JWT', 'alg': 'ES256', 'x5c': chain})}.{_part({**claims, **times})}"
         key = serialization.load_pem_private_key(self.certificates.server_key.read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         r, s = utils.decode_dss_signature(key.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
-        return f"{text}.{_encoded(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+        token = f"{text}.{_encoded(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+        self.issued.append(token)
+        return token
+
+    def _access(self, user: str, scope: str) -> dict[str, object]:
+        kind, _, rest = scope.partition(":")
+        name, _, actions = rest.rpartition(":")
+        only_pull = user in self.readers or not user
+        allowed = [one for one in actions.split(",") if one == "pull" or not only_pull]
+        return {"type": kind, "name": name, "actions": allowed if user or self.anonymous else []}
 
 
 @contextlib.contextmanager
@@ -131,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer: dict[str, Any] = {"errors": [{"code": "UNAUTHORIZED"}]}
         if allowed:
             token = self.server_of.sign(user, scopes)
-            answer = {"token": token, "access_token": token, "expires_in": max(1, round(self.server_of.lifetime))}
+            answer = {"token": token, "access_token": token, "expires_in": self.server_of.told}
             if offline and user:
                 answer["refresh_token"] = self.server_of.identity(user)
         body = json.dumps(answer).encode()
@@ -143,12 +158,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: ``asked`` tells."""
-
-
-def _access(scope: str) -> dict[str, object]:
-    kind, _, rest = scope.partition(":")
-    name, _, actions = rest.rpartition(":")
-    return {"type": kind, "name": name, "actions": actions.split(",")}
 
 
 def _part(value: object) -> str:
