@@ -36,8 +36,9 @@ _FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vn
 _IN_TOTO = "application/vnd.in-toto+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
-Read = Callable[[Sequence[Descriptor]], Sequence[bytes]]
-"""Answers the bytes of several manifests or indexes, verified."""
+Read = Callable[[Sequence[Descriptor]], Sequence[bytes | None]]
+"""Answers the bytes of several manifests or indexes, verified; None for one that is not there, and then its children
+are not looked for."""
 
 
 def is_layer(media_type: str) -> bool:
@@ -105,7 +106,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A blob of an image. ``labels`` keep its children; ``data`` are the bytes of a manifest or index, else empty.
+    """A blob of an image. ``labels`` keep its children; ``data`` are the bytes of a manifest or index that was
+    read, else empty.
 
     ``platform`` is what the first index that names it says, ``parents`` are all that refer to it, and ``children``
     those of its children that are wanted. ``depth`` counts the steps of the longest way from the root.
@@ -158,7 +160,7 @@ def _visit(root: Descriptor, read: Read, choice: Choice, name: str) -> dict[str,
         data = dict(zip((of.digest for of in inner), read(inner), strict=True)) if inner else {}
         following: dict[str, oci.Entry] = {}
         for digest, entry in level.items():
-            chosen = _enter(found, entry, data.get(digest, b""), choice, name)
+            chosen = _enter(found, entry, data.get(digest), choice, name)
             for child in chosen:
                 following.setdefault(child.descriptor.digest, child)
         level = {digest: entry for digest, entry in following.items() if digest not in found}
@@ -169,16 +171,16 @@ def _visit(root: Descriptor, read: Read, choice: Choice, name: str) -> dict[str,
     raise _too_deep(name)
 
 
-def _enter(found: dict[str, Node], entry: oci.Entry, data: bytes, choice: Choice, name: str) -> list[oci.Entry]:
+def _enter(found: dict[str, Node], entry: oci.Entry, data: bytes | None, choice: Choice, name: str) -> list[oci.Entry]:
     """Makes the node and answers the children that are wanted."""
     of = entry.descriptor
     try:
-        below = _entries(of, data)
+        below = _entries(of, data) if data is not None else []
     except errors.InvalidArgument as err:
         raise errors.InvalidArgument(f"{name}: {of.digest}: {err.message}") from err
     chosen = _chosen(entry, below, choice)
     labels = {label: child.descriptor.digest for label, child in _labelled(below)}
-    found[of.digest] = Node(of, entry.platform, data, labels, tuple(child.descriptor for child in chosen))
+    found[of.digest] = Node(of, entry.platform, data or b"", labels, tuple(child.descriptor for child in chosen))
     return chosen
 
 

@@ -44,6 +44,12 @@ class Job:
         if self.lease is not None:
             yield self.daemon.view(self.namespace, self.lease)
             return
+        with self.own() as view:
+            yield view
+
+    @contextlib.contextmanager
+    def own(self) -> Iterator[offered.View]:
+        """A view under a lease that ends with the context, whatever lease the caller has."""
         manager = self.daemon.view(self.namespace).leases
         lease = f"transfer-{time.time_ns()}-{secrets.token_hex(4)}"
         expires = (datetime.now(UTC) + _KEPT).isoformat(timespec="seconds")
