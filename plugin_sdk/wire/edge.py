@@ -14,11 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from plugin_sdk import errors, identifiers
 from plugin_sdk.scope import Scope
-from plugin_sdk.wire import status
+from plugin_sdk.wire import rpc, status
 from plugin_sdk.wire.resumption import Resumption, Wakeups
-
-NAMESPACE = "containerd-namespace"
-LEASE = "containerd-lease"
 
 T = TypeVar("T")
 
@@ -59,13 +56,13 @@ class Edge:
     ) -> Call:
         """``remaining`` is the caller's deadline in seconds from now. Raises FailedPrecondition for a missing
         namespace, InvalidArgument for a malformed one."""
-        namespace = headers.get(NAMESPACE, "")
+        namespace = headers.get(rpc.NAMESPACE, "")
         if namespace:
             _valid(namespace)
         elif namespaced:
             raise errors.FailedPrecondition("namespace is required")
         deadline = None if remaining is None else time.monotonic() + remaining
-        return Call(self, Scope(namespace, headers.get(LEASE) or None, deadline), headers, peer)
+        return Call(self, Scope(namespace, headers.get(rpc.LEASE) or None, deadline), headers, peer)
 
 
 class Call:

@@ -15,6 +15,9 @@ from google.protobuf.message_factory import GetMessageClass
 from plugin_sdk import errors
 from plugin_sdk.scope import Scope
 
+NAMESPACE, LEASE = "containerd-namespace", "containerd-lease"
+"""Headers of a call."""
+
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)

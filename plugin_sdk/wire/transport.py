@@ -282,9 +282,9 @@ class Channel:
         return self._callables[key]
 
     def _metadata(self, scope: Scope) -> list[tuple[str, str]]:
-        headers = [(edge.NAMESPACE, scope.namespace)] if scope.namespace else []
+        headers = [(rpc.NAMESPACE, scope.namespace)] if scope.namespace else []
         if self._lease and scope.lease:
-            headers.append((edge.LEASE, scope.lease))
+            headers.append((rpc.LEASE, scope.lease))
         return headers
 
     def _error(self, error: Any) -> errors.Error:

@@ -138,7 +138,7 @@ class Server:
 def _headers(request: request_pb2.Request) -> Mapping[str, str]:
     headers = {pair.key.lower(): pair.value for pair in request.metadata}
     if NAMESPACE in headers:
-        headers[edge.NAMESPACE] = headers[NAMESPACE]
+        headers[rpc.NAMESPACE] = headers[NAMESPACE]
     return headers
 
 

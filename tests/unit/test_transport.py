@@ -13,7 +13,7 @@ import pytest
 from plugin_sdk import errors
 from plugin_sdk.api.services.content.v1 import content_pb2
 from plugin_sdk.scope import Scope
-from plugin_sdk.wire import edge, rpc
+from plugin_sdk.wire import rpc
 from tests.serving import Connect, Serve
 
 SERVICE = content_pb2.DESCRIPTOR.services_by_name["Content"]
@@ -277,6 +277,6 @@ def test_tcp_and_stop(tmp_path: Path, server_kind: Any, connect: Connect) -> Non
 
 def test_a_call_says_who_calls(serve: Serve) -> None:
     async def who(request: Any, call: rpc.Call) -> content_pb2.InfoResponse:
-        return content_pb2.InfoResponse(info=content_pb2.Info(digest=call.peer + call.headers[edge.NAMESPACE]))
+        return content_pb2.InfoResponse(info=content_pb2.Info(digest=call.peer + call.headers[rpc.NAMESPACE]))
 
     assert ask(serve(Fake(Info=who))).info.digest.startswith("unix:")

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from plugin_sdk import errors
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import address as address_
-from plugin_sdk.wire import edge, rpc
+from plugin_sdk.wire import rpc
 from plugin_sdk.wire.http2 import headers
 from plugin_sdk.wire.http2.assembly import Limits
 from plugin_sdk.wire.http2.exchange import Connection, Exchange, Request, Socket
@@ -31,7 +31,7 @@ _FIRST = (b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"localho
 _REST = (b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"user-agent", b"grpc-corten")
 _ROUGH = 10.0  # seconds of a timeout from which on it is told in whole ones: then the same headers come again
 _MOST = 99_999_999  # grpc-timeout has eight digits
-_NAMESPACE, _LEASE, _TIMEOUT = edge.NAMESPACE.encode(), edge.LEASE.encode(), b"grpc-timeout"
+_NAMESPACE, _LEASE, _TIMEOUT = rpc.NAMESPACE.encode(), rpc.LEASE.encode(), b"grpc-timeout"
 
 
 def connect(address: str, *, lease: bool = True) -> Channel:
