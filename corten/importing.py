@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from corten import unpacking
-from plugin_sdk import daemon, errors, images, oci, platforms, transfer
-from plugin_sdk.distribution import directories, importing, references
+from plugin_sdk import daemon, images, platforms, transfer
+from plugin_sdk.distribution import directories, importing, references, unpacking
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.oci import Descriptor
 
@@ -34,7 +33,7 @@ def import_images(
     def unpack(view: daemon.View, target: Descriptor, name: str) -> None:
         say(f"importing {name}")
         if options.unpack:
-            _unpack(view, target, options.snapshotter, name)
+            unpacking.unpack(job, view, target, [transfer.Unpack(None, options.snapshotter)], name)
 
     prefix = transfer.Name("import-" + datetime.now(UTC).strftime("%Y-%m-%d"), is_prefix=True, allow_overwrite=True)
     store = transfer.ImageStore(
@@ -42,9 +41,9 @@ def import_images(
         platforms=[] if options.all_platforms else [platforms.host()],
         extra=[prefix],
     )
-    view = connection.view(namespace)
+    job, view = Job(connection, namespace), connection.view(namespace)
     with directories.opened(path) as file:
-        names = importing.import_stream(Job(connection, namespace), transfer.ImportStream(file), store, unpack)
+        names = importing.import_stream(job, transfer.ImportStream(file), store, unpack)
     return [view.images.get(name) for name in names]
 
 
@@ -53,22 +52,3 @@ def leased(connection: daemon.Daemon, namespace: str) -> Iterator[daemon.View]:
     """A view under a lease of its own: what is made is kept until the end, when only what is referred to stays."""
     with Job(connection, namespace).leased() as view:
         yield view
-
-
-def _unpack(view: daemon.View, target: Descriptor, snapshotter: str, name: str) -> None:
-    try:
-        while oci.is_index(target.media_type):
-            target = oci.candidates(oci.parse_index(_read(view, target)), platforms.host())[0].descriptor
-    except errors.NotFound:
-        return
-    manifest = oci.parse_manifest(_read(view, target))
-    if not oci.is_config(manifest.config.media_type):
-        return
-    config = oci.parse_config(_read(view, manifest.config))
-    if not config.platform.architecture or platforms.rank(platforms.host(), config.platform) is not None:
-        unpacking.unpack(view, snapshotter, unpacking.Source(name, target.digest, manifest), config.diff_ids)
-
-
-def _read(view: daemon.View, of: Descriptor) -> bytes:
-    with view.content.reader(of.digest) as reader:
-        return reader.read_at(0, reader.size)
