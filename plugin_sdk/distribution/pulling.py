@@ -250,18 +250,17 @@ def _deferred(found: graph.Survey, sources: Sequence[unpacking.Source]) -> set[s
 def save(store: images.Store, wanted: transfer.ImageStore, name: str, target: Descriptor) -> list[images.Image]:
     """Makes the record ``name`` and those of ``wanted.extra``, or points them here."""
     target = Descriptor(target.media_type, target.digest, target.size)
-    made = [_saved(store, images.Image(name, target, wanted.labels))]
+    made = [record(store, images.Image(name, target, wanted.labels))]
     for extra in wanted.extra:
         if extra.is_prefix and not extra.add_digest:
             continue
-        record = images.Image(
-            f"{extra.name}@{target.digest}" if extra.add_digest else extra.name, target, wanted.labels
-        )
-        made.append(_saved(store, record))
+        other = f"{extra.name}@{target.digest}" if extra.add_digest else extra.name
+        made.append(record(store, images.Image(other, target, wanted.labels)))
     return made
 
 
-def _saved(store: images.Store, image: images.Image) -> images.Image:
+def record(store: images.Store, image: images.Image) -> images.Image:
+    """Made, or changed to this."""
     while True:
         try:
             return store.create(image)
