@@ -1,7 +1,8 @@
 """How the files of tests are shared out to several processes of pytest-xdist: ``pytest -p tests.sharing -n 2``.
 
 Each file goes to one process, as with ``--dist loadfile``. Those of tests/integration come at the end, one after the
-other in one process, when all others have ended: there are times in them, and things that a machine has once.
+other in one process, when all others have ended: there are times in them, and things that a machine has once. Only
+what ``BESIDE`` names has neither.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 ALONE = "tests/integration"
+BESIDE = {
+    "test_plugin_check.py",
+    "test_plugin_new.py",
+    "test_suites_on_containerd.py",
+    "test_umoci.py",
+    "test_writing_a_plugin.py",
+}
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
@@ -26,7 +34,9 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]
     """The last process left does what is ``ALONE``; the others are sent home before."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return ALONE if nodeid.startswith(f"{ALONE}/") else super()._split_scope(nodeid)
+        file = super()._split_scope(nodeid)
+        folder, _, name = file.rpartition("/")
+        return ALONE if folder == ALONE and name not in BESIDE else file
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if ALONE in self.workqueue:
