@@ -82,7 +82,7 @@ class Daemon:
         assert self.process is not None
         return self.process.pid
 
-    def start(self, timeout: float = 20) -> None:
+    def start(self, timeout: float = 120) -> None:
         """Returns when the daemon listens. Raises RuntimeError with the end of its log when it does not."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -108,7 +108,7 @@ class Daemon:
         *arguments: str,
         namespace: str = "default",
         stdin: bytes | None = None,
-        timeout: float = 60,
+        timeout: float = 300,
         check: bool = False,
     ) -> subprocess.CompletedProcess[bytes]:
         """Runs one line of ctr. With ``check``, raises CalledProcessError for an exit code that is not 0."""
@@ -123,7 +123,7 @@ class Daemon:
             self.process.kill()
             self.process.wait()
 
-    def terminate(self, timeout: float = 20) -> int:
+    def terminate(self, timeout: float = 120) -> int:
         """SIGTERM; answers the exit code. Tasks run on."""
         assert self.process is not None
         self.process.terminate()
@@ -142,9 +142,9 @@ class Daemon:
 
     def _end_tasks(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            for namespace in self.ctr("namespaces", "ls", "-q", timeout=10).stdout.decode().split():
-                for task in self.ctr("tasks", "ls", "-q", namespace=namespace, timeout=10).stdout.decode().split():
-                    self.ctr("tasks", "rm", "-f", task, namespace=namespace, timeout=10)
+            for namespace in self.ctr("namespaces", "ls", "-q", timeout=60).stdout.decode().split():
+                for task in self.ctr("tasks", "ls", "-q", namespace=namespace, timeout=60).stdout.decode().split():
+                    self.ctr("tasks", "rm", "-f", task, namespace=namespace, timeout=60)
 
     def _end_leftovers(self) -> None:
         for pid in self.leftovers():

@@ -38,7 +38,7 @@ def ask(
     *requests: dict[str, Any],
     namespace: str | None = "default",
     lease: str = "",
-    timeout: float = 10,
+    timeout: float = 60,
 ) -> Answer:
     """Calls ``Service/Method`` with fields, several times for one that takes a stream; waits ``timeout`` seconds."""
     rpc = RPCS[name]

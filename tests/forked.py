@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 20  # seconds
+PATIENCE = 120  # seconds
 
 NURSE = """
 import importlib, json, os, pathlib, signal, sys

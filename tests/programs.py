@@ -23,7 +23,7 @@ class Program:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait_for(self, address: str, timeout: float = 20) -> None:
+    def wait_for(self, address: str, timeout: float = 120) -> None:
         """Returns when it listens. Raises RuntimeError, with what it said, when it does not."""
         deadline = time.monotonic() + timeout
         while not answers(address):
@@ -31,7 +31,7 @@ class Program:
                 raise RuntimeError(f"nobody serves {address}: {self.said()}")
             time.sleep(0.02)
 
-    def wait_to_say(self, words: str, timeout: float = 20) -> None:
+    def wait_to_say(self, words: str, timeout: float = 120) -> None:
         deadline = time.monotonic() + timeout
         while words not in self.said():
             over = self.process.poll() is not None or time.monotonic() > deadline
@@ -41,7 +41,7 @@ class Program:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def terminate(self, timeout: float = 20) -> int:
+    def terminate(self, timeout: float = 120) -> int:
         """The exit code after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)

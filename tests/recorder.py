@@ -75,7 +75,7 @@ class Recorder:
         self._channel.close()
         self._thread.join(5)
 
-    def flush(self, timeout: float = 10) -> int:
+    def flush(self, timeout: float = 60) -> int:
         """Waits until what was published before has arrived; answers how many events there are."""
         assert self._channel is not None
         publish = self._channel.unary_unary(
@@ -98,7 +98,7 @@ class Recorder:
         with self._arrived:
             return bool(self.events) and self._arrived.wait_for(here, timeout) if wanted else False
 
-    def wait(self, start: int, topic: str, subject: str, timeout: float = 10) -> None:
+    def wait(self, start: int, topic: str, subject: str, timeout: float = 60) -> None:
         """Until an event of ``topic`` about ``subject`` is among those from number ``start`` on."""
 
         def here() -> bool:

@@ -100,7 +100,7 @@ class Side:
         return replace(self.daemon, ctr_path=self.ctr_path) if self.ctr_path else self.daemon
 
     def ctr(
-        self, *line: str, namespace: str = "default", stdin: bytes | None = None, timeout: float = 60
+        self, *line: str, namespace: str = "default", stdin: bytes | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[bytes]:
         """The bare answer of this side alone."""
         arguments = [self.resolve(argument) for argument in line]
@@ -144,7 +144,7 @@ class Both:
         *line: str,
         namespace: str = "default",
         stdin: bytes | None = None,
-        timeout: float = 60,
+        timeout: float = 300,
         scrubs: Scrubs = (),
         code: int | None = 0,
     ) -> Outcome:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 
-def run(argv: Sequence[str], dialogue: Sequence[tuple[str, str]] = (), timeout: float = 30) -> tuple[int, str]:
+def run(argv: Sequence[str], dialogue: Sequence[tuple[str, str]] = (), timeout: float = 200) -> tuple[int, str]:
     """Runs ``argv`` at a terminal of 30 rows and 100 columns. Each (expected, typed): awaits the one, types the other.
 
     Answers the exit code and all that was shown, line ends as ``\\n``. Raises AssertionError when it takes too long.

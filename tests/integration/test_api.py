@@ -49,7 +49,7 @@ def test_containers_are_streamed(both: Both) -> None:
 
 def test_an_ingest_is_shown_and_aborted(both: Both, fresh: str) -> None:
     write = {"action": 1, "ref": "mine", "offset": 0, "data": b"half"}
-    assert codes(both, "Content/Write", write, namespace=fresh, timeout=3) == "OK"
+    assert codes(both, "Content/Write", write, namespace=fresh, timeout=60) == "OK"
     status = both.same(
         lambda side: ask(side, "Content/Status", {"ref": "mine"}, namespace=fresh).messages[0]["status"]["offset"]
     )
@@ -71,7 +71,7 @@ def test_an_ingest_is_shown_and_aborted(both: Both, fresh: str) -> None:
     ids=["ref", "offset", "size", "digest"],
 )
 def test_a_wrong_write_gets_its_code(both: Both, fresh: str, requests: list[dict[str, Any]], code: str) -> None:
-    assert codes(both, "Content/Write", *requests, namespace=fresh, timeout=3) == code
+    assert codes(both, "Content/Write", *requests, namespace=fresh, timeout=60) == code
 
 
 def test_content_is_read_in_ranges(both: Both, fresh: str) -> None:
@@ -96,7 +96,7 @@ def test_content_of_another_namespace_is_made_visible_without_data(both: Both, f
     opening = {"action": 0, "ref": "r", "total": len(data), "expected": digest(data)}
     commit = {**opening, "action": 2, "offset": len(data), "labels": {"a": "b"}}
     assert codes(both, "Content/Info", {"digest": digest(data)}, namespace=other) == "NOT_FOUND"
-    assert codes(both, "Content/Write", opening, commit, namespace=other, timeout=3) == "OK"
+    assert codes(both, "Content/Write", opening, commit, namespace=other, timeout=60) == "OK"
     labels = both.same(
         lambda side: ask(side, "Content/Info", {"digest": digest(data)}, namespace=other).messages[0]["info"]["labels"]
     )
@@ -188,7 +188,7 @@ def test_a_lease_holds_resources(both: Both, fresh: str) -> None:
 def test_what_is_made_under_a_lease_belongs_to_it(both: Both, fresh: str) -> None:
     both.ctr("leases", "create", "--id", "mine", namespace=fresh)
     write = {"action": 2, "ref": "r", "data": b"leased", "expected": digest(b"leased")}
-    codes(both, "Content/Write", write, namespace=fresh, lease="mine", timeout=3)
+    codes(both, "Content/Write", write, namespace=fresh, lease="mine", timeout=60)
     prepare = {"snapshotter": "overlayfs", "key": "a"}
     codes(both, "Snapshots/Prepare", prepare, namespace=fresh, lease="mine")
     codes(
@@ -206,7 +206,7 @@ def test_a_missing_lease_is_not_found(both: Both, fresh: str) -> None:
     code = codes(both, "Snapshots/Prepare", {"snapshotter": "overlayfs", "key": "a"}, namespace=fresh, lease="none")
     assert code == "NOT_FOUND"
     write = {"action": 2, "ref": "r", "data": b"unleased", "expected": digest(b"unleased")}
-    assert codes(both, "Content/Write", write, namespace=fresh, lease="none", timeout=3) == "NOT_FOUND"
+    assert codes(both, "Content/Write", write, namespace=fresh, lease="none", timeout=60) == "NOT_FOUND"
 
 
 def test_a_missing_namespace_has_no_labels(both: Both) -> None:

@@ -137,7 +137,7 @@ def test_a_blob_whose_digest_is_wrong_is_refused(corten: Side, fresh: str, scrat
 
 def test_a_failed_commit_leaves_an_ingest_that_can_be_aborted(corten: Side, fresh: str) -> None:
     wrong = {"action": 2, "ref": "mine", "data": b"bytes", "expected": images.digest(b"others")}
-    answer = ask(corten, "Content/Write", wrong, namespace=fresh, timeout=3)
+    answer = ask(corten, "Content/Write", wrong, namespace=fresh, timeout=60)
     assert answer.code == "FAILED_PRECONDITION" and images.digest(b"others") in answer.details
     assert ask(corten, "Content/Status", {"ref": "mine"}, namespace=fresh).messages[0]["status"]["offset"] == 5
     assert ask(corten, "Content/Abort", {"ref": "mine"}, namespace=fresh).code == "OK"

@@ -36,7 +36,7 @@ def running(both: Both) -> Running:
 def stopped(both: Both, name: str) -> None:
     """Waits until both tasks have ended."""
     for side in both:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 120
         while not re.search(rf"^{side.resolve(name)}\s+\d+\s+STOPPED", side.output("tasks", "ls"), re.MULTILINE):
             assert time.monotonic() < deadline, f"{side.name}: {name} goes on"
             time.sleep(0.05)

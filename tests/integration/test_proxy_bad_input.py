@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from plugin_sdk import content, errors, oci, plugin, snapshots
-from tests import certificates, programs, proxied
+from tests import certificates, pace, programs, proxied
 from tests.proxied import Host, calling, until
 
 pytestmark = pytest.mark.root
@@ -94,7 +94,7 @@ def test_wrong_tables_are_told_and_the_daemon_starts_without_them(scratch: Path)
         for name, (keys, _, _) in TABLES.items():
             host.write(name, proxied.table(name, **keys))
         host.start()
-        checked = subprocess.run([*host.daemon.command, "config", "check"], capture_output=True, text=True, timeout=20)
+        checked = subprocess.run([*host.daemon.command, "config", "check"], capture_output=True, text=True, timeout=180)
         assert checked.returncode == 1
         shown = host.plugins()
         infos = {(info.kind, info.id): info for info in host.connection.plugins()}
@@ -132,7 +132,7 @@ def test_a_name_that_is_there_twice_is_told_with_its_line(host: Host) -> None:
     host.write("twice", once + once)
     error = until(host.refused_edit, 3)
     assert error.endswith(f"{host.conf}/twice.toml:4: [proxy_plugins.twice] is there twice")
-    checked = subprocess.run([*host.daemon.command, "config", "check"], capture_output=True, text=True, timeout=20)
+    checked = subprocess.run([*host.daemon.command, "config", "check"], capture_output=True, text=True, timeout=180)
     assert checked.stderr == f"Error: {host.conf}/twice.toml:4: [proxy_plugins.twice] is there twice\n"
     host.withdraw("twice")
     until(lambda: not host.refused_edit(), 3)
@@ -268,14 +268,14 @@ def test_a_program_that_floods_its_log_harms_nobody(host: Host, flood: str) -> N
     with calling(host, "steady") as caller:
         size, busy, begun = host.daemon.log.stat().st_size, cpu(host.daemon.pid), time.monotonic()
         time.sleep(2)
-        assert (cpu(host.daemon.pid) - busy) / (time.monotonic() - begun) < 0.7
+        assert (cpu(host.daemon.pid) - busy) / (time.monotonic() - begun) < min(0.9, pace.scaled(0.7))
         assert host.daemon.log.stat().st_size - size < 100 << 10
         answers = caller.stop()
     assert [answer for answer in answers if "error" in answer] == []
-    assert sorted(answer["took"] for answer in answers)[len(answers) // 2] < 0.2
+    assert pace.within(sorted(answer["took"] for answer in answers)[len(answers) // 2], 0.2)
     assert len(host.said("floods: y")) <= 201 * (1 + (time.monotonic() - declared) / 10)
     host.snapshotter("floods").prepare(flood)
-    assert cpu(host.pid("floods")) < 5
+    assert pace.within(cpu(host.pid("floods")), 5)
     host.withdraw("floods")
     host.wait_for("floods", "")
     if flood == "yes":

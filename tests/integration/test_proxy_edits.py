@@ -29,7 +29,7 @@ def host(scratch: Path) -> Iterator[Host]:
 
 def cortend(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kernel", "--config", str(host.file), "config", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
 # --- what takes effect

@@ -21,7 +21,7 @@ from plugin_sdk.scope import Scope
 from plugin_sdk.wire import content as wire_content
 from plugin_sdk.wire import rpc, transport
 from scripts import images
-from tests import proxied
+from tests import pace, proxied
 from tests.proxied import RATE, Host, calling, until
 from tests.sides import prefix
 
@@ -70,23 +70,23 @@ def test_a_plugin_comes_dies_five_times_and_goes_while_others_are_called(host: H
             time.sleep(1)
             answers = caller.stop()
         assert all(later > earlier for earlier, later in itertools.pairwise(delays)), delays
-        assert proxied.kept(host, "mortal", answers) > 5 * RATE / 3
+        assert proxied.kept(host, "mortal", answers) > 5 * RATE / 3 / pace.slowness()
         assert max(answer["took"] for answer in answers) > 2  # they were there while it was away
         delete_and_wait(host, "mortal")
         time.sleep(0.5)
         undisturbed = other.stop()
     assert [answer for answer in undisturbed if "error" in answer] == []
-    assert len(undisturbed) >= 0.9 * RATE * (time.time() - begun)
-    assert max(answer["took"] for answer in undisturbed) < 2
+    assert len(undisturbed) >= 0.9 * RATE * (time.time() - begun) / pace.slowness()
+    assert pace.within(max(answer["took"] for answer in undisturbed), 2)
     host.withdraw("steady")
     numbers = [int(line) for line in streaming.read_text().split()]
     assert numbers == list(range(len(numbers)))
-    assert len(numbers) > 10 * (time.time() - begun)
+    assert len(numbers) > 10 * (time.time() - begun) / pace.slowness()
 
 
 def use_after_two_seconds(host: Host, name: str, written: float) -> None:
     line = ("run", "--rm", "--snapshotter", name, BUSYBOX, prefix("l") + "uses", "/bin/echo", "used")
-    time.sleep(max(0.0, written + 2 - time.time()))
+    time.sleep(max(0.0, written + pace.scaled(2) - time.time()))
     host.daemon.ctr("snapshots", "--snapshotter", name, "prepare", "by-ctr", check=True)
     assert host.daemon.ctr(*line, check=True).stdout == b"used\n"
     host.daemon.ctr("snapshots", "--snapshotter", name, "rm", "by-ctr", check=True)
@@ -122,7 +122,7 @@ def test_calls_that_run_are_answered_before_the_program_of_a_removed_plugin_ends
     host.wait_for("drained")
     host.snapshotter("drained").prepare("key")
     pid = host.pid("drained")
-    host.order("drained", Mounts={"hold": 1.5})
+    host.order("drained", Mounts={"hold": pace.scaled(1.5)})
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(host.snapshotter("drained").mounts, "key")
         until(lambda: host.calls("drained")[-1]["method"] == "Mounts")

@@ -92,7 +92,7 @@ class Bench:
             self.ooms.append((namespace, id))
             self.changed.notify_all()
 
-    def wait(self, id, exec_id="", timeout=15):
+    def wait(self, id, exec_id="", timeout=90):
         def found():
             return next((e for e in self.exits if (e.id, e.exec_id) == (id, exec_id)), None)
 
@@ -179,7 +179,7 @@ class Fifos:
             self.fds[name] = os.open(self.paths[name], mode)
         return self.fds[name]
 
-    def read_until(self, name, text, timeout=10):
+    def read_until(self, name, text, timeout=60):
         """Bytes read so far once ``text`` is among them; None means until end of file."""
         fd, data, end = self.open(name), b"", time.monotonic() + timeout
         while text is None or text not in data:
@@ -222,7 +222,7 @@ def alive(pid):
         return False
 
 
-def wait_until(condition, timeout=10):
+def wait_until(condition, timeout=60):
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end
@@ -841,7 +841,7 @@ def test_crun_is_driven_too(place, rootfs):
     hide = 'if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec "$@"'
     arguments = [sys.executable, "-c", CRUN, str(REPOSITORY), str(place), str(rootfs)]
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.stderr, done.returncode) == ("", 0)
     expected = ["3 True", "PAUSED", "InvalidArgument True", "137 137", "['one', 'two']"]
     assert done.stdout.splitlines() == expected

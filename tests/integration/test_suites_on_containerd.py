@@ -72,7 +72,7 @@ def found(peer: daemons.Daemon) -> dict[str, Run]:
     def run(name: str) -> Run:
         line = [sys.executable, "-m", "corten.cli", "plugin", "check", peer.address, "--json"]
         done = subprocess.run(
-            [*line, f"--namespace=suite-{name}", *RUNS[name]], capture_output=True, text=True, timeout=300
+            [*line, f"--namespace=suite-{name}", *RUNS[name]], capture_output=True, text=True, timeout=1400
         )
         assert (done.returncode, done.stderr) == (1, ""), done.stderr
         made: Run = json.loads(done.stdout)
@@ -95,7 +95,7 @@ def listed(run: Run, name: str, sometimes: bool) -> set[str]:
     return {check for check in checks(run) if any(matches(each, check) for each in listings(name, sometimes))}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", RUNS)
 def test_the_checks_that_fail_are_those_of_the_page(found: dict[str, Run], name: str) -> None:
     always, sometimes = (listed(found[name], name, each) for each in (False, True))

@@ -22,6 +22,7 @@ import pytest
 
 from benchmarks import daemons
 from scripts import images
+from tests import pace
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,7 @@ class Reader:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=600,
         )
         assert done.returncode == 0, f"{commands}{done.stdout[-3000:]}{done.stderr[-3000:]}\n{self.log()}"
         return done.stdout
@@ -100,9 +101,9 @@ class Reader:
 
     def wait_until_ok(self, kind: str, name: str) -> None:
         """The page says two seconds."""
-        end = time.monotonic() + 2 + 10 * (os.getloadavg()[0] > 2)
+        begun = time.monotonic()
         while f"{kind} {name} " not in " ".join(self.run("corten plugins").split()) or not self.is_ok(name):
-            assert time.monotonic() < end, f"{self.run('corten plugins')}\n{self.log()}"
+            assert pace.within(time.monotonic() - begun, 2), f"{self.run('corten plugins')}\n{self.log()}"
             time.sleep(0.1)
 
     def is_ok(self, name: str) -> bool:
@@ -186,7 +187,7 @@ def test_a_snapshotter(reader: Reader) -> None:
         assert list((reader.folder / "lib" / "copies" / "snapshots").iterdir())
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(1500)
 def test_a_content_store(reader: Reader) -> None:
     with following(reader, "A content store") as (tests, table, use):
         assert "passed" in reader.run(tests.text)

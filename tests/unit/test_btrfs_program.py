@@ -38,7 +38,7 @@ def command(address: str, root: Path, *more: str) -> list[str]:
 
 def refused(address: str, root: Path) -> str:
     """Its one line, without its own name."""
-    done = subprocess.run(command(address, root), capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command(address, root), capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1, done
     assert done.stderr.startswith("corten-btrfs: ")
     assert done.stderr.count("\n") == 1

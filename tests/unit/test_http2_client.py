@@ -146,7 +146,7 @@ def channel(host: Host) -> Iterator[client.Channel]:
     channel.close()
 
 
-def ask(channel: rpc.Channel, digest: str = "", timeout: float = 10, scope: Scope | None = None) -> str:
+def ask(channel: rpc.Channel, digest: str = "", timeout: float = 60, scope: Scope | None = None) -> str:
     scope = scope or Scope("default", deadline=time.monotonic() + timeout)
     stub = rpc.Stub(channel, SERVICE, scope)
     return stub.unary("Info", content_pb2.InfoRequest(digest=digest), content_pb2.InfoResponse).info.digest

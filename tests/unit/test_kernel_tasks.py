@@ -231,7 +231,7 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
 def test_a_run_gives_create_start_exit_and_delete_in_this_order(kernel: Kernel) -> None:
     task = kernel.run()
     task.die(status=7)
-    end = kernel.tasks.wait("web", timeout=10)
+    end = kernel.tasks.wait("web", timeout=60)
     assert (end.status, end.pid) == (7, 100)
     assert kernel.tasks.delete("web") == end
     assert kernel.topics() == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
@@ -249,7 +249,7 @@ def test_the_events_say_what_containerd_s_say(kernel: Kernel) -> None:
     kernel.tasks.start("web")
     assert kernel.event("/tasks/start", task_pb2.TaskStart).pid == 100
     kernel.runtime.survivors["web"].die(status=5)
-    end = kernel.tasks.wait("web", timeout=10)
+    end = kernel.tasks.wait("web", timeout=60)
     exited = kernel.event("/tasks/exit", task_pb2.TaskExit)
     assert (exited.container_id, exited.id, exited.pid, exited.exit_status) == ("web", "web", 100, 5)
     assert exited.exited_at.ToNanoseconds() == end.exited_at
@@ -263,7 +263,7 @@ def test_an_exit_during_the_start_comes_after_its_event(kernel: Kernel) -> None:
     kernel.tasks.create("web")
     kernel.runtime.survivors["web"].dies_at_start = True
     kernel.tasks.start("web")
-    assert kernel.tasks.wait("web", timeout=10).status == 3
+    assert kernel.tasks.wait("web", timeout=60).status == 3
     assert kernel.topics() == ["/tasks/create", "/tasks/start", "/tasks/exit"]
 
 
@@ -348,7 +348,7 @@ def test_a_wait_that_is_given_up_leaves_nothing(kernel: Kernel) -> None:
     with pytest.raises(errors.DeadlineExceeded):
         kernel.tasks.wait("web", timeout=0.01)
     task.die()
-    assert kernel.tasks.wait("web", timeout=10).status == 0
+    assert kernel.tasks.wait("web", timeout=60).status == 0
 
 
 def test_waits_fail_when_the_daemon_stops(kernel: Kernel) -> None:
@@ -373,9 +373,9 @@ def test_an_exit_is_recorded_once_however_often_it_is_reported(kernel: Kernel) -
     task = kernel.run()
     task.die(status=1)
     task.exits(Exit("default", "web", "", 100, 2, 5))
-    assert kernel.tasks.wait("web", timeout=10).status == 1
+    assert kernel.tasks.wait("web", timeout=60).status == 1
     kernel.restart()
-    assert kernel.tasks.wait("web", timeout=10).status == 1
+    assert kernel.tasks.wait("web", timeout=60).status == 1
     assert kernel.topics() == []
     kernel.tasks.delete("web")
     assert kernel.topics() == ["/tasks/delete"]
@@ -400,7 +400,7 @@ def test_a_deleted_task_can_be_created_again(kernel: Kernel) -> None:
     task = kernel.run()
     for status in (1, 2):
         task.die(status=status)
-        assert kernel.tasks.wait("web", timeout=10).status == status
+        assert kernel.tasks.wait("web", timeout=60).status == status
         kernel.tasks.delete("web")
         kernel.tasks.create("web")
         kernel.tasks.start("web")
@@ -415,7 +415,7 @@ def test_an_exec_has_events_and_an_exit_of_its_own(kernel: Kernel) -> None:
     pid = kernel.tasks.start("web", "e1")
     assert [info.exec_id for info in kernel.tasks.pids("web")] == ["", "e1"]
     task.die("e1", 4)
-    assert kernel.tasks.wait("web", "e1", timeout=10).status == 4
+    assert kernel.tasks.wait("web", "e1", timeout=60).status == 4
     assert kernel.tasks.delete("web", "e1").status == 4
     assert kernel.topics() == [
         "/tasks/create",
@@ -438,7 +438,7 @@ def test_an_exec_id_can_be_used_again(kernel: Kernel) -> None:
         kernel.tasks.exec("web", "e", runtime.Any(), Stdio())
         kernel.tasks.start("web", "e")
         task.die("e", status)
-        assert kernel.tasks.wait("web", "e", timeout=10).status == status
+        assert kernel.tasks.wait("web", "e", timeout=60).status == status
         kernel.tasks.delete("web", "e")
     assert kernel.topics().count("/tasks/exit") == 2
 
@@ -508,7 +508,7 @@ def test_a_running_task_is_found_again(kernel: Kernel) -> None:
     kernel.restart()
     assert kernel.tasks.get("web").status == Status.RUNNING
     kernel.runtime.survivors["web"].die(status=6)
-    assert kernel.tasks.wait("web", timeout=10).status == 6
+    assert kernel.tasks.wait("web", timeout=60).status == 6
     assert kernel.topics() == ["/tasks/exit"]
 
 
@@ -520,8 +520,8 @@ def test_the_exit_of_the_time_between_is_recorded_with_its_event(kernel: Kernel)
     task.die("e", 8)
     task.die(status=6)
     kernel.restart()
-    assert kernel.tasks.wait("web", timeout=10).status == 6
-    assert kernel.tasks.wait("web", "e", timeout=10).status == 8
+    assert kernel.tasks.wait("web", timeout=60).status == 6
+    assert kernel.tasks.wait("web", "e", timeout=60).status == 8
     assert kernel.topics(2) == ["/tasks/exit", "/tasks/exit"]
 
 
@@ -533,7 +533,7 @@ def test_a_start_that_was_not_recorded_comes_before_its_exit(kernel: Kernel) -> 
     task.start()
     task.die(status=2)
     kernel.restart()
-    assert kernel.tasks.wait("web", timeout=10).status == 2
+    assert kernel.tasks.wait("web", timeout=60).status == 2
     assert kernel.topics() == ["/tasks/start", "/tasks/exit"]
 
 
@@ -586,7 +586,7 @@ def test_a_task_that_has_vanished_is_recorded_as_killed(kernel: Kernel) -> None:
 
 def test_a_vanished_task_whose_exit_is_known_keeps_it(kernel: Kernel) -> None:
     kernel.run().die(status=5)
-    kernel.tasks.wait("web", timeout=10)
+    kernel.tasks.wait("web", timeout=60)
     kernel.runtime.survivors.clear()
     kernel.restart()
     assert kernel.topics() == ["/tasks/delete"]
@@ -658,7 +658,7 @@ def test_a_bundle_without_row_is_kept_for_its_container(kernel: Kernel) -> None:
     kernel.restart()
     assert kernel.tasks.get("web").status == Status.RUNNING
     kernel.runtime.survivors["web"].die(status=1)
-    assert kernel.tasks.wait("web", timeout=10).status == 1
+    assert kernel.tasks.wait("web", timeout=60).status == 1
     assert kernel.topics() == ["/tasks/exit"]
 
 
@@ -741,7 +741,7 @@ def test_a_kill_at_any_step_leaves_no_half_task(kernel: Kernel, monkeypatch: pyt
     for process in kernel.tasks.list():
         if process.status != Status.STOPPED:
             kernel.runtime.survivors["web"].die(status=3)
-        kernel.tasks.wait("web", timeout=10)
+        kernel.tasks.wait("web", timeout=60)
         kernel.tasks.delete("web")
     topics = [event.topic for event in told + kernel.events[len(told) :] if event.topic.startswith("/tasks/")]
     whole = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]

@@ -27,7 +27,7 @@ def loop():
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def run(loop, until, timeout=10):
+def run(loop, until, timeout=60):
     end = time.monotonic() + timeout
     while not until():
         assert time.monotonic() < end

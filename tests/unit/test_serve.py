@@ -167,7 +167,7 @@ def channel(start: Start, tmp_path: Path) -> Iterator[transport.Channel]:
 def refused(program: list[str], *flags: str, **environment: str) -> tuple[int, str]:
     """Exit code and what it says on stderr."""
     done = subprocess.run(
-        [*program, *flags], env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=30
+        [*program, *flags], env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=180
     )
     return done.returncode, done.stderr
 
