@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlencode, urlsplit
@@ -70,6 +70,19 @@ def basic(credentials: Credentials) -> str:
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
+def given(headers: Mapping[str, str]) -> Credentials | None:
+    """Those of an ``Authorization`` among a caller's headers; name and secret of Basic can also buy a token."""
+    header = next((value for name, value in headers.items() if name.lower() == "authorization"), "")
+    if not header:
+        return None
+    scheme, _, value = header.partition(" ")
+    try:
+        name, colon, secret = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return Credentials(header=header)
+    return Credentials(name, secret) if scheme.lower() == "basic" and colon else Credentials(header=header)
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     wanted: Wanted
@@ -89,15 +102,16 @@ class Authority:
 
     def __init__(self, made: connections.Connections) -> None:
         self._connections = made
-        self._wanted: dict[str, Wanted] = {}
+        self._wanted: dict[str, tuple[Wanted, Sequence[str]]] = {}
         self._tokens: dict[_Key, _Entry] = {}
         self._lock = threading.Lock()
 
-    def known(self, address: str) -> Wanted | None:
-        return self._wanted.get(address)
+    def known(self, address: str) -> tuple[Wanted | None, Sequence[str]]:
+        """What a host has wanted, and the headers in which it said so."""
+        return self._wanted.get(address, (None, ()))
 
-    def remember(self, address: str, wanted: Wanted) -> None:
-        self._wanted[address] = wanted
+    def remember(self, address: str, wanted: Wanted, headers: Sequence[str]) -> None:
+        self._wanted[address] = wanted, headers
 
     def token(self, key: _Key, tls: hosts.Tls, look: Callable[[], None]) -> tuple[str, bool]:
         """And whether it was fetched just now; of many threads that want the same one, one fetches it."""
@@ -147,10 +161,10 @@ class Login:
 
     def header(self, scopes: tuple[str, ...], look: Callable[[], None]) -> str:
         """The ``Authorization`` for a request, "" as long as the host wants none. Raises Failed."""
-        wanted = self._authority.known(self._host.address)
+        wanted, headers = self._authority.known(self._host.address)
         if wanted is None:
             return ""
-        credentials = self._credentials(())
+        credentials = self._credentials(headers)
         if credentials is not None and credentials.header:
             return credentials.header
         if wanted.scheme == "basic":
@@ -183,9 +197,9 @@ class Login:
         wanted = next((one for one in challenges(headers) if one.scheme in ("bearer", "basic")), None)
         if wanted is None:
             raise Failed("it does not say how to authenticate", errors.Unauthenticated, again=False)
-        before = self._authority.known(self._host.address)
+        before, _ = self._authority.known(self._host.address)
         known = Wanted(wanted.scheme, wanted.realm, wanted.service)
-        self._authority.remember(self._host.address, known)
+        self._authority.remember(self._host.address, known, headers)
         credentials = self._credentials(headers)
         if before != known or not sent:
             if wanted.scheme == "basic" and credentials is None:

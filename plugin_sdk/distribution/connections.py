@@ -133,7 +133,7 @@ class Connections:
                     decode_content=False,
                 )
         except (exceptions.HTTPError, OSError, ValueError) as err:
-            raise failure(err) from err
+            raise failure(err) from None  # its text may have the query of a signed URL
 
     def _until_answered(self, look: Callable[[], None]) -> Callable[[], None]:
         """A host that says its headers letter by letter is as good as silent."""

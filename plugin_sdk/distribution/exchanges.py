@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -12,7 +13,7 @@ from plugin_sdk.distribution.connections import Failed
 
 _AGENT = f"corten/{release.VERSION}"
 _REDIRECTS = 5
-_KEPT = ("accept", "range", "user-agent")  # headers that another host than ours may see
+_KEPT = frozenset({"Accept", "Range", "User-Agent"})  # headers that another host than ours may see
 _REFUSALS = 3  # a request without a token, one with an old token, one with a new one
 
 Query = Sequence[tuple[str, str]]
@@ -51,13 +52,19 @@ class Exchange:
         self._registry = registry
         self._connections = made
         self._schemes = schemes
-        self._headers = _merged(host, headers)
+        self._headers = _merged({"User-Agent": _AGENT}, _of_table(host), _from_caller(host, headers))
         self._login = login
 
     @property
     def name(self) -> str:
         """For messages."""
         return self.host.address
+
+    def watched(self, look: Callable[[], None]) -> Exchange:
+        """The same, with its login, for requests that ``look`` interrupts."""
+        other = copy.copy(self)
+        other.look = look
+        return other
 
     def url(self, path: str, query: Query = (), scheme: str = "") -> str:
         pairs = list(query) if self.host.origin else [*query, ("ns", self._registry)]
@@ -109,10 +116,10 @@ class Exchange:
             return self._follow(method, url, all_headers, body() if callable(body) else body, timeout)
 
         if not self._ours(url):
-            return sent({**headers, "User-Agent": _AGENT})
+            return sent(_merged(headers, {"User-Agent": _AGENT}))
         for _ in range(_REFUSALS):
             login = self._login.header(scopes, self.look)
-            answer = sent({**self._headers, **headers, **({"Authorization": login} if login else {})})
+            answer = sent(_merged(self._headers, headers, {"Authorization": login} if login else {}))
             if answer.status != 401:
                 return answer
             challenges = answer.headers.getlist("WWW-Authenticate")
@@ -121,7 +128,7 @@ class Exchange:
         raise Failed("it refuses the credentials", errors.Unauthenticated, again=False)
 
     def _ours(self, url: str) -> bool:
-        return urlsplit(url).netloc == self.host.address
+        return _server(url) == _server(f"{urlsplit(url).scheme}://{self.host.address}")
 
     def _follow(
         self, method: str, url: str, headers: Mapping[str, str], body: connections.Body, timeout: float
@@ -135,21 +142,33 @@ class Exchange:
                 return answer
             discard(answer)
             target = _target(url, target)
-            if urlsplit(target).netloc != urlsplit(url).netloc:
-                headers = {name: value for name, value in headers.items() if name.lower() in _KEPT}
+            if _server(target) != _server(url):
+                headers = {name: value for name, value in headers.items() if name in _KEPT}
             url = target
         raise Failed(f"it redirects more than {_REDIRECTS} times", errors.FailedPrecondition, again=False)
 
 
-def _merged(host: hosts.Host, headers: Mapping[str, str]) -> dict[str, str]:
-    """The caller's headers and those of the host's table. The caller's credentials are for the registry itself."""
-    made = {"User-Agent": _AGENT}
-    for name, value in headers.items():
-        if host.origin or name.lower() != "authorization":
-            made[name] = value
+def _of_table(host: hosts.Host) -> dict[str, str]:
+    made: dict[str, str] = {}
     for name, value in host.headers:
-        made[name] = f"{made[name]}, {value}" if name in made and name not in headers else value
+        made[name] = f"{made[name]}, {value}" if name in made else value
     return made
+
+
+def _from_caller(host: hosts.Host, headers: Mapping[str, str]) -> dict[str, str]:
+    """The caller's credentials are for the registry itself."""
+    return {name: value for name, value in headers.items() if host.origin or name.lower() != "authorization"}
+
+
+def _merged(*layers: Mapping[str, str]) -> dict[str, str]:
+    """Later ones replace earlier ones; names are written in one way."""
+    return {name.title(): value for layer in layers for name, value in layer.items()}
+
+
+def _server(url: str) -> tuple[str | None, int]:
+    """Name and port, which is that of the scheme where the URL has none."""
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def _target(url: str, location: str) -> str:

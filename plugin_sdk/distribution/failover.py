@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -48,13 +49,23 @@ class Hosts:
         self._rejected: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 
+    def watched(self, look: Callable[[], None]) -> Hosts:
+        """The same, with what is known of the hosts, for requests that ``look`` interrupts."""
+        other = copy.copy(self)
+        other._found = [host.watched(look) for host in self._found]
+        return other
+
     def able(self, capability: str, what: str, digest: str = "") -> list[exchanges.Exchange]:
         """Those to ask, in order; hosts that have sent wrong bytes for ``digest``, or are not there, come last."""
+        rejected = self._rejected.get(digest, set())
+        found = self._capable(capability, what)
+        return sorted(found, key=lambda host: (host.name in rejected, self._health.is_ill(host.name)))
+
+    def _capable(self, capability: str, what: str) -> list[exchanges.Exchange]:
         found = [host for host in self._found if capability in host.host.capabilities]
         if not found:
-            raise errors.FailedPrecondition(f"cannot {what} image {self._image}: no host is there to {capability}")
-        rejected = self._rejected.get(digest, set())
-        return sorted(found, key=lambda host: (host.name in rejected, self._health.is_ill(host.name)))
+            raise errors.FailedPrecondition(f"cannot {what} image {self._image}: none of its hosts may {capability}")
+        return found
 
     def patience(self, is_last: bool) -> retries.Patience:
         return self._patience if is_last else replace(self._patience, retries=min(1, self._patience.retries))
@@ -78,7 +89,7 @@ class Hosts:
         moved: Callable[[], int] = lambda: 0,
     ) -> T:
         """As ``ask``, but one host only: what changes a registry is not continued at another place."""
-        host = self.able(capability, what)[0]
+        host = self._capable(capability, what)[0]
         try:
             return self._patience.call(lambda: step(host), host.look, moved)
         except Failed as failed:

@@ -90,7 +90,7 @@ class Download:
         self._failed_at = 0
         self._waited = 0.0
 
-    def chunks(self, position: int) -> Iterator[bytes]:
+    def chunks(self, position: int) -> Generator[bytes, None, None]:
         """Raises the error of all hosts."""
         size = self._wanted.of.size
         if position >= size:
@@ -160,7 +160,9 @@ class Download:
         answer = host.send("GET", self._wanted.path, self._wanted.scopes, headers=headers)
         try:
             place = _place(answer, start, end, size)
-            if answer.status == 200 and look is None:
+            if answer.status == 200:
+                if look is not None:
+                    raise Failed("it gives no ranges")
                 end = size
             self._hosts.served(self._wanted.of.digest, host.name)
             while place < end:
@@ -286,7 +288,7 @@ def _read(answer: statuses.Answer, size: int) -> bytes:
     try:
         data = answer.read(size)
     except connections.TROUBLE as err:
-        raise connections.failure(err) from err
+        raise connections.failure(err) from None
     if not data:
         raise Failed("it ends before the blob does")
     return data

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import posixpath
 import re
 import threading
 import tomllib
@@ -190,15 +191,14 @@ def _host(table: _Table, url: str, registry: str) -> Host:
 
 
 def _located(table: _Table, url: str, registry: str) -> Host:
-    parts = urlsplit(url if url.startswith("http") else f"https://{url}")
+    parts = urlsplit(url if "://" in url else f"https://{url}")
     try:
         valid = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         valid = False
     if not valid or parts.username is not None or parts.query:
         raise table.wrong("server" if not table.name else "", f"{parts.hostname or url!r} is not the URL of a host")
-    path = os.path.normpath(parts.path).rstrip("/.") if parts.path else ""
-    path = path if path.startswith("/") or not path else f"/{path}"
+    path = posixpath.normpath(f"/{parts.path.lstrip('/')}").rstrip("/")
     if not path.endswith("/v2") and not table.truth("override_path"):
         path += "/v2"
     origin = parts.netloc == registry or (registry == "docker.io" and parts.netloc == DOCKER_HUB)

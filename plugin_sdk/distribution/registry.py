@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from plugin_sdk import errors, identifiers, oci, transfer
@@ -84,6 +84,8 @@ class Registries(AbstractContextManager["Registries"]):
         def find(headers: Sequence[str]) -> transfer.Credentials | None:
             ask = registry.ask
             found = ask(transfer.Challenge(host.address, registry.reference, headers)) if ask else None
+            if host.origin:
+                found = found or auth.given(registry.headers)
             return found or self._own_credentials(host.address)
 
         login = auth.Login(self._authority, host, lambda: self._schemes.likely(host)[0] == "https", find)
@@ -118,6 +120,10 @@ class Repository:
         self._hosts = found
         self._check = check
         self._pull = (auth.scope(reference.path, "pull"),)
+
+    def watched(self, check: Callable[[], None]) -> Repository:
+        """The same, logged in as it is, for another who waits."""
+        return Repository(self._registries, self.reference, self._hosts.watched(check), check)
 
     # -- manifests
 
@@ -210,7 +216,7 @@ class Repository:
 
     # -- blobs
 
-    def fetch(self, of: Descriptor, offset: int = 0) -> Iterator[bytes]:
+    def fetch(self, of: Descriptor, offset: int = 0) -> Generator[bytes, None, None]:
         """The bytes from ``offset`` on, in order, at most 1 MiB at a time; they are not verified, see ``reject``.
 
         Within it requests are repeated, and other hosts tried. Close the iterator if you stop before its end.

@@ -56,7 +56,7 @@ def whole(answer: Answer, limit: int) -> bytes:
         while len(data) <= limit and (chunk := answer.read(limit + 1 - len(data))):
             data += chunk
     except connections.TROUBLE as err:
-        raise connections.failure(err) from err
+        raise connections.failure(err) from None
     finally:
         answer.close()  # a connection whose answer is read to its end has been given back before
     if len(data) > limit:
