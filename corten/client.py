@@ -8,6 +8,7 @@ are bound otherwise and share it. A unix socket is spoken to by our own HTTP/2, 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from corten.leases import Leases
     from corten.snapshots import Snapshotter
     from corten.tasks import Tasks
+    from corten.transfers import Transfers
+    from plugin_sdk.distribution.registry import Registries
 
 SNAPSHOTTER, RUNTIME = "overlayfs", "io.containerd.runc.v2"
 _DEFAULTS = "containerd.io/defaults/"
@@ -50,8 +53,31 @@ class Version(NamedTuple):
     revision: str
 
 
+class _Connection:
+    """What the clients of one daemon share; used from any thread."""
+
+    def __init__(self, channel: rpc.Channel) -> None:
+        self.channel = channel
+        self.lacking: set[str] = set()
+        self._registries: Registries | None = None
+        self._lock = threading.Lock()
+
+    def registries(self) -> Registries:
+        from plugin_sdk.distribution.registry import Registries
+
+        with self._lock:
+            if self._registries is None:
+                self._registries = Registries()
+            return self._registries
+
+    def close(self) -> None:
+        self.channel.close()
+        if self._registries is not None:
+            self._registries.close()
+
+
 def connect(address: str, namespace: str, tls: Tls | None = None) -> Client:
-    return Client(_open(address, tls), Scope(namespace))
+    return Client(_Connection(_open(address, tls)), Scope(namespace))
 
 
 def _open(address: str, tls: Tls | None) -> rpc.Channel:
@@ -75,9 +101,10 @@ class Client(AbstractContextManager["Client"]):
     what it is bound.
     """
 
-    def __init__(self, channel: rpc.Channel, scope: Scope, *, owner: bool = True) -> None:
-        self.channel = channel
+    def __init__(self, connection: _Connection, scope: Scope, *, owner: bool = True) -> None:
+        self.channel = connection.channel
         self.scope = scope
+        self._connection = connection
         self._owner = owner
 
     def __repr__(self) -> str:
@@ -88,7 +115,7 @@ class Client(AbstractContextManager["Client"]):
 
     def view(self, namespace: str, lease: str | None = None) -> Client:
         """A client of that namespace and lease over the same connection."""
-        return Client(self.channel, Scope(namespace, lease), owner=False)
+        return Client(self._connection, Scope(namespace, lease), owner=False)
 
     def namespace(self, name: str) -> Client:
         """As ``view``, mostly for a with statement; the lease does not come along, since it is of this namespace."""
@@ -124,7 +151,7 @@ class Client(AbstractContextManager["Client"]):
     def close(self) -> None:
         """Calls that run raise Unavailable, and so do those that follow, of all clients of the connection."""
         if self._owner:
-            self.channel.close()
+            self._connection.close()
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -209,6 +236,26 @@ class Client(AbstractContextManager["Client"]):
         from plugin_sdk.wire.diff import Proxy
 
         return Proxy(self.channel, self.scope)
+
+    @property
+    def transfer(self) -> Transfers:
+        """What pull, push, import and export of ``images`` are made of."""
+        from corten.transfers import Transfers
+
+        return Transfers(self)
+
+    # --- what the library itself asks
+
+    def lacks(self, service: str) -> bool:
+        """Whether the daemon has said that it does not have the service."""
+        return service in self._connection.lacking
+
+    def note_lack(self, service: str) -> None:
+        self._connection.lacking.add(service)
+
+    def registries(self) -> Registries:
+        """Connections to registries from this process, for a daemon that does not transfer."""
+        return self._connection.registries()
 
     def default(self, kind: str) -> str:
         """The ``snapshotter`` or ``runtime`` that this namespace's label ``containerd.io/defaults/KIND`` names, else

@@ -10,14 +10,20 @@ from corten.images import Usage
 from corten.metrics import Metrics
 from corten.specs import SpecOptions
 from corten.tasks import Process, Task
+from corten.transfers import Challenge, Credentials, Progress, Registry, RegistryOptions
 
 __all__ = [
     "Blob",
+    "Challenge",
     "Client",
     "Container",
+    "Credentials",
     "Following",
     "Metrics",
     "Process",
+    "Progress",
+    "Registry",
+    "RegistryOptions",
     "SpecOptions",
     "Task",
     "Tls",

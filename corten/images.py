@@ -5,14 +5,21 @@ Where an image is asked for, its name or its record will do; the platform is thi
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Unpack
 
-from corten import manifests, unpacking
-from plugin_sdk import errors, oci
+from corten import manifests, transfers
+from corten.transfers import RegistryOptions
+from plugin_sdk import errors, oci, transfer
 from plugin_sdk.images import Image
 from plugin_sdk.oci import Descriptor
-from plugin_sdk.platforms import Platform
+from plugin_sdk.platforms import Platform, host
+from plugin_sdk.transfer import ExportStream, ImageStore, ImportStream, Name, Registry, Report
 from plugin_sdk.wire.images import Proxy
 
 if TYPE_CHECKING:
@@ -87,17 +94,30 @@ class Images(Proxy):
         chain = self.chain_id(image, platform)
         return not chain or self._client.snapshotter(snapshotter).exists(chain)
 
-    def unpack(self, image: Named, snapshotter: str = "", platform: Platform | None = None) -> str:
+    def unpack(
+        self,
+        image: Named,
+        snapshotter: str = "",
+        platform: Platform | None = None,
+        *,
+        progress: Report | None = None,
+    ) -> str:
         """Makes snapshots of the layers, as far as they are missing, and answers the chain ID of the whole.
 
         Raises InvalidArgument when config and layers do not fit, DataLoss when a layer has another diff ID than the
         config says, NotFound for a blob that is missing.
         """
-        record, chosen = self._record(image), self._chosen(image, platform)
-        source = unpacking.Source(record.name, chosen.target.digest, chosen.manifest)
-        with self._client.leased() as client:
-            diff_ids = manifests.config(client.content, chosen).diff_ids
-            return unpacking.unpack(client, snapshotter or client.default("snapshotter"), source, diff_ids)
+        from plugin_sdk.distribution import job, unpacking
+
+        record = self._record(image)
+        wanted = [transfer.Unpack(platform, snapshotter or self._client.default("snapshotter"))]
+        settings = unpacking.Settings(single_pass=False)
+        work = job.Job(self._client, self._client.scope.namespace, self._client.scope.lease, progress)
+        with work.leased() as view:
+            chains = unpacking.unpack(work, view, record.target, wanted, record.name, settings)
+        if not chains:
+            raise errors.NotFound(f"{record.name}: nothing of it that is here is for {platform or host()}")
+        return chains[0]
 
     def _record(self, image: Named) -> Image:
         return image if isinstance(image, Image) else self.get(image)
@@ -107,6 +127,112 @@ class Images(Proxy):
 
     def _chain(self, image: Named, platform: Platform | None) -> list[str]:
         return oci.chain_ids(self.config(image, platform).diff_ids)
+
+    # --- coming and going
+
+    def pull(
+        self,
+        reference: str | Registry,
+        *,
+        name: str = "",
+        platforms: Sequence[Platform] = (),
+        all_platforms: bool = False,
+        unpack: bool = True,
+        snapshotter: str = "",
+        labels: Mapping[str, str] | None = None,
+        progress: Report | None = None,
+        **options: Unpack[RegistryOptions],
+    ) -> Image:
+        """Fetches the image ``reference`` and records it as ``name``, or as ``reference``.
+
+        A reference is full, such as ``docker.io/library/busybox:latest``. Content is fetched for ``platforms`` (this
+        machine's if there are none) or all, and unpacked unless ``unpack`` is False. ``progress`` is told each step.
+        Raises as ``plugin_sdk.transfer.Transferrer`` says.
+        """
+        source = transfers.registry(reference, options)
+        wanted = () if all_platforms else platforms or [host()]
+        unpacks = self._unpacks(platforms, snapshotter) if unpack else []
+        store = ImageStore(name or source.reference, labels or {}, wanted, unpacks=unpacks)
+        self._client.transfer.transfer(source, store, progress)
+        return self.get(store.name)
+
+    def push(
+        self,
+        image: Named,
+        reference: str | Registry = "",
+        *,
+        platforms: Sequence[Platform] = (),
+        progress: Report | None = None,
+        **options: Unpack[RegistryOptions],
+    ) -> None:
+        """Sends the image to where ``reference`` or its own name says: all that is here of it, or ``platforms``."""
+        name = image if isinstance(image, str) else image.name
+        target = transfers.registry(reference or name, options)
+        self._client.transfer.transfer(ImageStore(name, platforms=platforms), target, progress)
+
+    def import_(
+        self,
+        archive: BinaryIO | Path | str,
+        *,
+        name: str = "",
+        names: Sequence[Name] = (),
+        platforms: Sequence[Platform] = (),
+        all_platforms: bool = False,
+        unpack: bool = True,
+        snapshotter: str = "",
+        labels: Mapping[str, str] | None = None,
+        compress: bool = False,
+        progress: Report | None = None,
+    ) -> Sequence[Image]:
+        """Reads an archive, an OCI image layout or what ``docker save`` writes: an open file, a path, or a folder with
+        a layout.
+
+        Images get the names that the archive gives them, as ``names`` says (``plugin_sdk.transfer.Name``): without any
+        all are taken, and a bare tag becomes ``import-DATE:TAG``. ``name`` is one more, for all that the archive holds.
+        Taken is what is for ``platforms``, this machine's, or all, and unpacked unless ``unpack`` is False.
+        ``compress`` stores uncompressed layers as gzip. Raises InvalidArgument for a malformed archive, NotFound for a
+        blob that it lacks.
+        """
+        wanted = () if all_platforms else platforms or [host()]
+        unpacks = self._unpacks(platforms, snapshotter) if unpack else []
+        store = ImageStore(name, labels or {}, wanted, extra=names or [_dated()], unpacks=unpacks)
+        with _source(archive) as file:
+            made = self._client.transfer.transfer(ImportStream(file, force_compress=compress), store, progress)
+        return [self.get(each) for each in made]
+
+    def export(
+        self,
+        images: Named | Sequence[Named],
+        archive: BinaryIO | Path | str,
+        *,
+        platforms: Sequence[Platform] = (),
+        all_platforms: bool = False,
+        docker: bool = True,
+        foreign: bool = True,
+        progress: Report | None = None,
+    ) -> None:
+        """Writes images as one archive, an OCI image layout as tar, into an open file or to a path.
+
+        Of ``platforms``, this machine's, or all. Without ``docker`` it has no ``manifest.json``, which ``docker load``
+        wants; without ``foreign`` no layers that may not be distributed.
+        """
+        several = [images] if isinstance(images, (str, Image)) else images
+        first, *others = [each if isinstance(each, str) else each.name for each in several]
+        store = ImageStore(first, extra=[Name(each) for each in others])
+        with _target(archive) as file:
+            stream = ExportStream(
+                file,
+                platforms=platforms,
+                all_platforms=all_platforms,
+                skip_compatibility_manifest=not docker,
+                skip_non_distributable=not foreign,
+            )
+            self._client.transfer.transfer(store, stream, progress)
+
+    def _unpacks(self, platforms: Sequence[Platform], snapshotter: str) -> list[transfer.Unpack]:
+        name = snapshotter or self._client.default("snapshotter")
+        wanted: Sequence[Platform | None] = platforms or [None]
+        return [transfer.Unpack(platform, name) for platform in wanted]
 
     # --- names
 
@@ -120,3 +246,17 @@ class Images(Proxy):
             if not force:
                 raise
             return self.update(made, ["target", "labels"])
+
+
+def _source(archive: BinaryIO | Path | str) -> AbstractContextManager[BinaryIO]:
+    from plugin_sdk.distribution import directories
+
+    return directories.opened(Path(archive)) if isinstance(archive, (str, Path)) else contextlib.nullcontext(archive)
+
+
+def _target(archive: BinaryIO | Path | str) -> AbstractContextManager[BinaryIO]:
+    return open(archive, "wb") if isinstance(archive, (str, Path)) else contextlib.nullcontext(archive)
+
+
+def _dated() -> Name:
+    return Name(f"import-{datetime.now(UTC):%Y-%m-%d}", is_prefix=True, allow_overwrite=True)

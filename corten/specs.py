@@ -7,6 +7,7 @@ The same keywords are taken by ``client.containers.create``. What is not given i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,6 +19,7 @@ from plugin_sdk.specs import Spec
 
 class SpecOptions(TypedDict, total=False):
     """args: replace the image's command, not its entrypoint
+    entrypoint: replaces the image's, and its command with it
     env: ``KEY=VALUE`` texts, or a mapping; a ``KEY`` alone takes the image's away
     user: ``USER[:GROUP]``, names or numbers
     cwd: a folder within
@@ -38,6 +40,7 @@ class SpecOptions(TypedDict, total=False):
     """
 
     args: Sequence[str]
+    entrypoint: Sequence[str]
     env: Sequence[str] | Mapping[str, str]
     user: str
     cwd: str
@@ -62,7 +65,7 @@ def build(namespace: str, id: str, config: ImageConfig | None, options: SpecOpti
     """``rootfs`` is the container's tree, where users by name are looked up. Raises InvalidArgument."""
     spec = specs.spec_from_image_config(
         specs.default_spec(namespace, id, hostname=options.get("hostname") or id[:64]),
-        config or ImageConfig(host(), ()),
+        _entered(config or ImageConfig(host(), ()), options.get("entrypoint")),
         args=options.get("args", ()),
         env=variables(options.get("env", ())),
         user=options.get("user", ""),
@@ -76,6 +79,10 @@ def build(namespace: str, id: str, config: ImageConfig | None, options: SpecOpti
         spec["annotations"] = dict(annotations)
     change = options.get("change")
     return change(spec) if change is not None else spec
+
+
+def _entered(config: ImageConfig, entrypoint: Sequence[str] | None) -> ImageConfig:
+    return config if entrypoint is None else replace(config, entrypoint=tuple(entrypoint), command=())
 
 
 def variables(env: Sequence[str] | Mapping[str, str]) -> Sequence[str]:
