@@ -19,8 +19,7 @@ from plugin_sdk import errors, oci, tars
 
 CHUNK = 1 << 20
 HEADERS = 1 << 20  # bytes of one member's extended headers
-NAMES = 16 << 20  # bytes of the names of all members; each counts as at least _NAME
-_NAME = 64
+MEMBERS = 32 << 20  # bytes of the headers and names of all members
 _WITH_GZIP_HEADER = 31
 _PADDING = 16 << 20  # bytes after the end of the tar that are still read, so that its writer can end
 
@@ -48,16 +47,16 @@ class Archive:
         self._file = _opened(_Checked(file, check))
         self._tar = tars.Reader(self._take, HEADERS)
         self._name = ""
-        self._left = self._padding = 0
+        self._left = 0
 
     def __iter__(self) -> Iterator[Member]:
         """Files and links; directories and devices are passed over."""
         spent = 0
         while (entry := self._next()) is not None:
             name = _clean(entry.name)
-            self._name, self._left, self._padding = name, entry.size, -entry.size % tars.BLOCK
-            spent += max(len(entry.name), _NAME)
-            if spent > NAMES:
+            self._name, self._left, padding = name, entry.size, -entry.size % tars.BLOCK
+            spent += tars.BLOCK + len(entry.name)
+            if spent > MEMBERS:
                 raise errors.ResourceExhausted(f"the archive has too many members, of which one is {_shown(name)}")
             if entry.segments is not None:
                 raise errors.InvalidArgument(f"{_shown(name)} of the archive is a sparse file")
@@ -69,7 +68,8 @@ class Archive:
                 yield Member(name, link=_clean(entry.link))
             for _ in self.chunks():
                 pass
-            self._take(self._padding)
+            if len(self._take(padding)) < padding:
+                raise errors.InvalidArgument(f"the archive ends within {_shown(name)}")
         self._drain()
 
     def chunks(self) -> Iterator[bytes]:
