@@ -84,8 +84,9 @@ class Name:
     """A further image record to make of what is stored (``ImageReference`` of the wire).
 
     With ``is_prefix`` an image of the archive is stored if its name begins with ``name``, and one whose annotation is
-    a bare tag becomes ``name:TAG``. ``add_digest`` makes a record ``name@DIGEST`` too, unless ``skip_named_digest`` and
-    there is one by name. Without ``allow_overwrite`` an existing record of another target stays as it is.
+    a bare tag becomes ``name:TAG``; with ``allow_overwrite`` it is stored too if its whole name begins otherwise.
+    ``add_digest`` makes a record ``name@DIGEST`` too, unless ``skip_named_digest`` and there is one by name. Without
+    ``is_prefix`` the record points to all that the archive holds, by its index.
     """
 
     name: str
