@@ -154,19 +154,21 @@ class Loaded:
 
     def plugin_config(self, registration: plugin.Registration) -> object:
         """The registration's ``config`` as an instance, None if it has none. Raises InvalidArgument."""
-        where = ("plugins", registration.name)
-        table = self.config.plugins.get(registration.name, {})
+        where = ("plugins", registration.table)
+        table = self.config.plugins.get(registration.table, {})
         if registration.config is not None:
             return self._document.decode(registration.config, table, where)
         for name in table:
-            raise self._document.error((*where, name), f"plugin {registration.name} has no key {name!r}, nor any other")
+            raise self._document.error(
+                (*where, name), f"plugin {registration.table} has no key {name!r}, nor any other"
+            )
         return None
 
     def check_plugins(self, registrations: Iterable[plugin.Registration]) -> None:
         """Raises InvalidArgument for a wrong key of one of these; warns of tables that belong to none."""
         names = set(SERVER_TABLES)
         for registration in registrations:
-            names.add(registration.name)
+            names.add(registration.table)
             self.plugin_config(registration)
         for name in self.config.plugins:
             if name not in names:
@@ -279,14 +281,14 @@ EXAMPLE = """
 
 def default_text(plugins: Iterable[plugin.Registration] = ()) -> str:
     """The defaults as an annotated plugins.toml, with a table for each plugin that can be configured."""
-    tables: dict[str, Any] = {of.name: of.config() for of in plugins if of.config is not None}
+    tables: dict[str, Any] = {of.table: of.config() for of in plugins if of.config is not None}
     return _text(dataclasses.replace(Config(), plugins=tables), annotate=True) + EXAMPLE
 
 
 def dump_text(loaded: Loaded, plugins: Iterable[plugin.Registration] = ()) -> str:
     """What is in effect."""
     tables: dict[str, Any] = dict(loaded.config.plugins) | {
-        of.name: loaded.plugin_config(of) for of in plugins if of.config is not None
+        of.table: loaded.plugin_config(of) for of in plugins if of.config is not None
     }
     return _text(dataclasses.replace(loaded.config, imports=(), plugins=tables), annotate=False)
 

@@ -36,6 +36,7 @@ BUILTINS = (
     "plugins_builtin.snapshots.plugin",
     "plugins_builtin.diff.plugin",
     "plugins_builtin.runtime.plugin",
+    "plugins_builtin.transfer.plugin",
 )
 
 NOUNS: Mapping[str, str] = {
@@ -203,8 +204,8 @@ class Registry:
         slots: dict[str, _Slot] = {}
         names = set()
         for source, registration in registrations:
-            names.add(registration.name)
-            if registration.name in disabled:
+            names |= {registration.name, registration.table}
+            if disabled & {registration.name, registration.table}:
                 continue
             if first := slots.get(registration.name):
                 self._fail(source, f"{registration.name} is registered already, by {first.source}")
@@ -344,12 +345,21 @@ class Registry:
         with self._changed:
             slots, shown = list(self._slots.values()), list(self._shown.values())
         failed = [daemon.PluginInfo(plugin.ENTRY_POINTS, f.source, error=f.error) for f in self._failures]
-        return sorted([*map(self._info, slots), *shown, *failed], key=lambda info: (info.kind, info.id))
+        own = [info for slot in slots for info in self._infos(slot)]
+        return sorted([*own, *shown, *failed], key=lambda info: (info.kind, info.id))
 
     def states(self) -> Mapping[str, bool]:
         """Whether each plugin that was not skipped is ok, by ``kind.id``."""
         with self._changed:
             return {name: slot.is_ok for name, slot in self._slots.items() if not slot.skipped}
+
+    def _infos(self, slot: _Slot) -> list[daemon.PluginInfo]:
+        """Once by each of its names."""
+        info = self._info(slot)
+        if not slot.registration.alias:
+            return [info]
+        kind, _, id = slot.registration.alias.rpartition(".")
+        return [info, replace(info, kind=kind, id=id, requires=())]
 
     def _info(self, slot: _Slot) -> daemon.PluginInfo:
         registration = slot.registration

@@ -109,6 +109,8 @@ class Document:
         for name, value in table.items():
             if name not in fields:
                 raise self.error((*where, name), f"unknown key {_named(where, name)}" + nearest(name, fields))
+            if fields[name].metadata.get("secret") and type(value) is not str:
+                raise self.error((*where, name), f"{_named(where, name)} must be a text")
             values[name] = self._value(hints[name], value, (*where, name))
             if fields[name].metadata.get("unneeded") and values[name] != _default(fields[name]):
                 self.warn((*where, name), f"{_named(where, name)} is known and has no effect here")
@@ -214,7 +216,9 @@ def render(value: Any, *, annotate: bool, table: Where = ()) -> Iterator[str]:
     """The lines of a dataclass instance: its plain keys, then its tables; with ``annotate`` the fields' docs."""
     fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
     for field, item in fields:
-        if not _is_table(item):
+        if field.metadata.get("secret") and item:
+            yield f"# {field.name} is set and not shown"
+        elif not _is_table(item):
             yield from _comment(field, annotate)
             yield f"{field.name} = {literal(item)}"
     for field, item in fields:
@@ -249,7 +253,10 @@ def _is_table(item: object) -> bool:
 
 
 def literal(value: Any) -> str:
-    """A plain value as TOML."""
+    """A plain value as TOML, or a table within a list."""
+    if dataclasses.is_dataclass(value):
+        inner = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return "{ " + ", ".join(f"{name} = {literal(item)}" for name, item in inner) + " }"
     if isinstance(value, Duration):
         return json.dumps(f"{float(value):g}s")
     if isinstance(value, (list, tuple)):

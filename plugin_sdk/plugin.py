@@ -50,9 +50,15 @@ class SkipPlugin(Exception):
     """Raised by ``create`` when the plugin cannot work on this machine and nobody need worry; the text says why."""
 
 
-def setting(default: Any, doc: str) -> Any:
-    """A field of a configuration's dataclass; ``doc`` is one sentence, which ``cortend config default`` prints."""
-    return field(default=default, metadata={"doc": doc})
+def setting(default: Any, doc: str, *, unneeded: bool = False, secret: bool = False) -> Any:
+    """A field of a configuration's dataclass; ``doc`` is one sentence, which ``cortend config default`` prints.
+
+    ``unneeded``: containerd knows it and it has no effect, so that setting it is a warning. ``secret``: its value is
+    never shown."""
+    metadata = {"doc": doc, "unneeded": unneeded, "secret": secret}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,8 @@ class Registration:
 
     ``requires`` are kinds, or ``kind.id``, that must be created before. ``config`` is a dataclass whose fields
     (``setting``) are the keys allowed in ``[plugins."kind.id"]``. Platforms are ``os/architecture`` texts; empty means
-    the machine's own.
+    the machine's own. ``alias`` is the ``kind.id`` by which containerd knows the same: its table has the configuration,
+    and it is shown and can be disabled by that name too.
     """
 
     kind: str
@@ -85,6 +92,12 @@ class Registration:
     capabilities: frozenset[str] = frozenset()
     platforms: tuple[str, ...] = ()
     exports: Mapping[str, str] = field(default_factory=dict)
+    alias: str = ""
+
+    @property
+    def table(self) -> str:
+        """The name of its table in plugins.toml."""
+        return self.alias or self.name
 
     @property
     def name(self) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -460,7 +462,14 @@ def test_every_name_that_is_allowed_is_documented(name: str) -> None:
 @pytest.mark.parametrize("registration", [each for each in REGISTRATIONS if each.config], ids=lambda each: each.id)
 def test_every_key_of_a_built_in_is_explained(registration: plugin.Registration) -> None:
     assert registration.config is not None
-    for field in dataclasses.fields(registration.config):
+    for field in keys(registration.config):
         assert str(field.metadata.get("doc", "")).endswith("."), field.name
         assert f"`{field.name}`" in PAGE
-    assert f"`{registration.name}`" in PAGE
+    assert f"`{registration.table}`" in PAGE
+
+
+def keys(cls: type) -> Iterator[dataclasses.Field[Any]]:
+    """Those of the tables within it, too."""
+    for hint in typing.get_type_hints(cls).values():
+        yield from (each for inner in typing.get_args(hint) if dataclasses.is_dataclass(inner) for each in keys(inner))  # type: ignore[arg-type]
+    yield from dataclasses.fields(cls)  # type: ignore[arg-type]

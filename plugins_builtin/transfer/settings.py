@@ -1,0 +1,43 @@
+"""What of the configuration is read when the daemon starts; what cannot be used raises InvalidArgument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from plugin_sdk import errors, platforms
+from plugin_sdk.platforms import Platform
+from plugins_builtin.transfer.plugin import Auth, Config
+
+_AT_LEAST_ONE = ("max_concurrent_downloads", "max_concurrent_uploaded_layers", "max_concurrent_unpacks", "timeout")
+
+
+def check(config: Config) -> None:
+    """At the daemon's start, so that mistakes are seen then."""
+    for key in _AT_LEAST_ONE:
+        if getattr(config, key) < 1:
+            raise errors.InvalidArgument(f"{key} must be at least 1, not {getattr(config, key)}")
+    for host, auth in config.auth.items():
+        secret(host, auth)
+    snapshotters(config)
+
+
+def secret(host: str, auth: Auth) -> str:
+    """What the file says, if there is one; in errors it is not told."""
+    if not auth.file:
+        return ""
+    try:
+        return Path(auth.file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror if isinstance(err, OSError) else "is not text"
+        raise errors.InvalidArgument(f'auth of "{host}": {auth.file}: {reason}') from None
+
+
+def snapshotters(config: Config) -> Mapping[Platform, str]:
+    """The default snapshotters by platform; the first entry of a platform counts."""
+    found: dict[Platform, str] = {}
+    for entry in config.unpack_config:
+        if entry.snapshotter:
+            platform = platforms.parse(entry.platform) if entry.platform else platforms.host()
+            found.setdefault(platform, entry.snapshotter)
+    return found
