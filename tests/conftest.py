@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -23,6 +24,7 @@ MakeSide = Callable[..., sides.Side]
 FIFOS = Path("/run/containerd/fifo")
 NETNS = Path("/run/netns")
 CGROUPS = Path("/sys/fs/cgroup")
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -144,11 +146,46 @@ def both(corten: sides.Side, containerd: sides.Side) -> sides.Both:
     return sides.Both(corten, containerd)
 
 
+@pytest.fixture(scope="session")
+def later(scratch: Path, corten_daemon: daemons.Daemon, make_side: MakeSide) -> Iterator[sides.Both]:
+    """Corten and containerd 1.7, both with ctr of 1.7."""
+    yield from beside("trixie", scratch / "q", corten_daemon, make_side, "dq")
+
+
+@pytest.fixture(scope="session")
+def newest(scratch: Path, corten_daemon: daemons.Daemon, make_side: MakeSide) -> Iterator[sides.Both]:
+    """Corten and containerd 2.x, both with ctr of 2.x."""
+    yield from beside("sid", scratch / "n", corten_daemon, make_side, "mn")
+
+
+def beside(
+    suite: str, directory: Path, corten: daemons.Daemon, make_side: MakeSide, letters: str
+) -> Iterator[sides.Both]:
+    daemon = daemons.start_containerd(directory, peer=package(suite))
+    try:
+        ctr = daemon.ctr_path
+        ours = make_side(dataclasses.replace(corten), sides.prefix(letters[0]), ctr)
+        yield sides.Both(ours, make_side(daemon, sides.prefix(letters[1]), ctr))
+    finally:
+        daemon.stop()
+    assert not daemon.leftovers()
+
+
+def package(suite: str) -> Path:
+    """The containerd package of a later Debian release, unpacked once for this user."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / f"corten/containerd-{suite}"
+    done = subprocess.run(["sh", ROOT / "scripts/peer", suite, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     """Removes what a failed test has left in the namespace ``default``, so that the next one does not fail of it."""
     yield
-    for name in {"both", "later"} & set(request.fixturenames):
+    for name in {"both", "later", "newest"} & set(request.fixturenames):
         request.getfixturevalue(name).each(tidy_side)
 
 

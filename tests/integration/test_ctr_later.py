@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import daemons
 from scripts import images
 from tests import terminal
-from tests.sides import Both, Side, prefix
+from tests.sides import Both, Side
 
 pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.peer]
 BUSYBOX = images.BUSYBOX
-ROOT = Path(__file__).parent.parent.parent
-SUITE = "trixie"
 VERSIONS = [(r"(?m)^  (Version|Revision): .*", r"  \1: V"), (r"WARNING: (version|revision) mismatch\n", "")]
-
-
-@pytest.fixture(scope="session")
-def package() -> Path:
-    """The containerd package of a later Debian release, unpacked once for this user."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / f"corten/containerd-{SUITE}"
-    done = subprocess.run(["sh", ROOT / "scripts/peer", SUITE, folder], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(done.stderr.strip())
-    return folder
-
-
-@pytest.fixture(scope="session")
-def containerd_later(scratch: Path, package: Path) -> Iterator[daemons.Daemon]:
-    daemon = daemons.start_containerd(scratch / "q", peer=package)
-    try:
-        yield daemon
-    finally:
-        daemon.stop()
-    assert not daemon.leftovers()
-
-
-@pytest.fixture(scope="session")
-def later(corten_daemon: daemons.Daemon, containerd_later: daemons.Daemon, make_side) -> Both:  # type: ignore[no-untyped-def]
-    """Both with ctr of 1.7."""
-    ctr = containerd_later.ctr_path
-    return Both(make_side(replace(corten_daemon), prefix("d"), ctr), make_side(containerd_later, prefix("q"), ctr))
 
 
 def test_it_is_another_ctr(later: Both) -> None:
