@@ -384,3 +384,69 @@ def basic(username: str, secret: str) -> Fault:
         return handler.refuse(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="registry"')
 
     return fault
+
+
+@dataclass(slots=True)
+class Tokens:
+    """A token server at ``/token`` of the registry, and the check of its tokens: a fault.
+
+    Anonymous clients get tokens if ``anonymous``; ``users`` have secrets, ``refreshes`` are identity tokens by user.
+    A token is good for ``uses`` requests. ``told`` has what was asked for: the parameters, and whose token it is.
+    """
+
+    users: dict[str, str] = field(default_factory=dict)
+    refreshes: dict[str, str] = field(default_factory=dict)
+    anonymous: bool = False
+    takes_get: bool = True
+    takes_anybody: bool = False
+    uses: int = 1 << 30
+    expires_in: int = 300
+    realm: str = ""
+    delay: float = 0.0
+    told: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
+    given: dict[str, tuple[list[str], int]] = field(default_factory=dict)
+
+    def __call__(self, handler: Handler) -> bool:
+        if handler.where == "/token":
+            return self.issue(handler)
+        scheme, _, token = handler.headers.get("Authorization", "").partition(" ")
+        scopes, left = self.given.get(token, ([], 0)) if scheme == "Bearer" else ([], 0)
+        wanted, action = self.needed(handler)
+        if left and any(scope.startswith(f"repository:{wanted}:") and action in scope for scope in scopes):
+            self.given[token] = (scopes, left - 1)
+            return False
+        realm = self.realm or f"{handler.registry.url}/token"
+        challenge = f'Bearer realm="{realm}",service="test",scope="repository:{wanted}:{action}"'
+        if left:
+            challenge += ',error="insufficient_scope"'
+        return handler.refuse(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
+
+    def needed(self, handler: Handler) -> tuple[str, str]:
+        match = re.match(r"/v2/(.+)/(?:manifests|blobs|referrers)/", handler.where)
+        return match[1] if match else "", "pull" if handler.command in ("GET", "HEAD") else "push"
+
+    def issue(self, handler: Handler) -> bool:
+        form = handler.query if handler.command == "GET" else parse_qs(handler.swallow().decode())
+        user = self.who(handler, form)
+        self.told.append((user or "", form))
+        time.sleep(self.delay)
+        if handler.command == "GET" and not self.takes_get:
+            return handler.refuse(405, "UNSUPPORTED")
+        if user is None:
+            return handler.refuse(401, "UNAUTHORIZED")
+        token = secrets.token_hex(16)
+        asked = [scope for text in form.get("scope", []) for scope in text.split()]
+        allowed = asked if user or self.takes_anybody else [scope for scope in asked if "push" not in scope]
+        self.given[token] = (allowed, self.uses)
+        return handler.answer(200, json.dumps({"token": token, "expires_in": self.expires_in}).encode())
+
+    def who(self, handler: Handler, form: dict[str, list[str]]) -> str | None:
+        """ "" for anybody, None for one with wrong credentials."""
+        name, secret = form.get("username", [""])[0], form.get("password", [""])[0]
+        if "refresh_token" in form:
+            return next((user for user, token in self.refreshes.items() if token == form["refresh_token"][0]), None)
+        if header := handler.headers.get("Authorization"):
+            name, _, secret = base64.b64decode(header.partition(" ")[2]).decode().partition(":")
+        if not name:
+            return "" if self.anonymous else None
+        return name if self.users.get(name) == secret else None

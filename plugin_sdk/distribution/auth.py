@@ -140,6 +140,14 @@ def _in_use(entry: _Entry) -> bool:
     return entry.lock.locked() or time.monotonic() < entry.until
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """``header`` is the ``Authorization`` of a request; ``old`` is its token if that was not fetched just now."""
+
+    header: str = field(default="", repr=False)
+    old: str = field(default="", repr=False)
+
+
 class Login:
     """Of one transfer at one host. ``find`` answers credentials for the host's challenge, asked once."""
 
@@ -156,25 +164,22 @@ class Login:
         self._find = find
         self._found: Credentials | None = None
         self._asked = False
-        self._fresh: set[str] = set()
         self._lock = threading.Lock()
 
-    def header(self, scopes: tuple[str, ...], look: Callable[[], None]) -> str:
-        """The ``Authorization`` for a request, "" as long as the host wants none. Raises Failed."""
+    def proof(self, scopes: tuple[str, ...], look: Callable[[], None]) -> Proof:
+        """For a request; empty as long as the host wants none. Raises Failed."""
         wanted, headers = self._authority.known(self._host.address)
         if wanted is None:
-            return ""
+            return Proof()
         credentials = self._credentials(headers)
         if credentials is not None and credentials.header:
-            return credentials.header
+            return Proof(credentials.header)
         if wanted.scheme == "basic":
-            return "" if credentials is None else basic(credentials)
+            return Proof() if credentials is None else Proof(basic(credentials))
         key = _Key(wanted, scopes, credentials)
         self._keep_safe(wanted, credentials)
         token, fresh = self._authority.token(key, self._host.tls, look)
-        if fresh:
-            self._fresh.add(token)
-        return f"Bearer {token}"
+        return Proof(f"Bearer {token}", token if not fresh else "")
 
     def _keep_safe(self, wanted: Wanted, credentials: Credentials | None) -> None:
         scheme = urlsplit(wanted.realm).scheme
@@ -192,7 +197,7 @@ class Login:
                 self._asked = True
             return self._found
 
-    def refused(self, sent: str, headers: Sequence[str], scopes: tuple[str, ...]) -> None:
+    def refused(self, sent: Proof, headers: Sequence[str], scopes: tuple[str, ...]) -> None:
         """After a 401. Returns if the request can be tried once more, raises Failed if not."""
         wanted = next((one for one in challenges(headers) if one.scheme in ("bearer", "basic")), None)
         if wanted is None:
@@ -201,13 +206,12 @@ class Login:
         known = Wanted(wanted.scheme, wanted.realm, wanted.service)
         self._authority.remember(self._host.address, known, headers)
         credentials = self._credentials(headers)
-        if before != known or not sent:
+        if before != known or not sent.header:
             if wanted.scheme == "basic" and credentials is None:
                 raise missing()
             return
-        token = sent.removeprefix("Bearer ")
-        if wanted.scheme == "bearer" and token != sent and token not in self._fresh:
-            self._authority.drop(_Key(known, scopes, credentials), token)
+        if sent.old:
+            self._authority.drop(_Key(known, scopes, credentials), sent.old)
             return
         if credentials is None:
             raise missing()

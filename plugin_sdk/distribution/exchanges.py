@@ -118,13 +118,14 @@ class Exchange:
         if not self._ours(url):
             return sent(_merged(headers, {"User-Agent": _AGENT}))
         for _ in range(_REFUSALS):
-            login = self._login.header(scopes, self.look)
-            answer = sent(_merged(self._headers, headers, {"Authorization": login} if login else {}))
+            proof = self._login.proof(scopes, self.look)
+            own = {"Authorization": proof.header} if proof.header else {}
+            answer = sent(_merged(self._headers, headers, own))
             if answer.status != 401:
                 return answer
             challenges = answer.headers.getlist("WWW-Authenticate")
             discard(answer)
-            self._login.refused(login, challenges, scopes)
+            self._login.refused(proof, challenges, scopes)
         raise Failed("it refuses the credentials", errors.Unauthenticated, again=False)
 
     def _ours(self, url: str) -> bool:
