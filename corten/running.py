@@ -3,177 +3,204 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from corten import importing, stdio, unpacking
-from plugin_sdk import containers, content, daemon, errors, images, mounts, oci, platforms, runtime, specs
+from corten import foreground, manifests, naming, places
+from corten.specs import SpecOptions
+from corten.streams import PIPE
+from plugin_sdk import errors, platforms
+from plugin_sdk.images import Image
+from plugin_sdk.platforms import Platform
 
-_LABEL_LIMIT = 4096  # bytes of key and value together
+if TYPE_CHECKING:
+    from corten.client import Client
+    from corten.containers import Container
+    from corten.tasks import Task
+
+MISSING, ALWAYS, NEVER = PULLS = ("missing", "always", "never")
+
+Pull = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As on the command line; ``mounts`` are texts such as ``type=bind,src=/a,dst=/b,options=rbind:ro``."""
+    """``address`` is the daemon's, beside which FIFOs lie; ``spec`` what is not as the image says. An ``entrypoint``
+    replaces the image's, and its command with it."""
 
+    address: str
     image: str
-    id: str
+    name: str = ""
     args: Sequence[str] = ()
     rm: bool = False
     detach: bool = False
-    tty: bool = False
-    env: Sequence[str] = ()
-    mounts: Sequence[str] = ()
-    user: str = ""
-    cwd: str = ""
-    read_only: bool = False
-    net_host: bool = False
-    memory_limit: int = 0
-    snapshotter: str = "overlayfs"
-    runtime: str = "io.containerd.runc.v2"
+    interactive: bool = False
+    terminal: bool = False
+    pull: str = MISSING
+    platform: Platform | None = None
+    entrypoint: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    snapshotter: str = ""
+    runtime: str = ""
+    spec: SpecOptions = field(default_factory=SpecOptions)
 
 
-def run(connection: daemon.Daemon, namespace: str, options: Options) -> int:
-    """Runs to the end and returns the exit code; with ``detach`` only starts, and returns 0."""
-    view = connection.view(namespace)
-    extra = [parse_mount(text) for text in options.mounts]
-    with importing.leased(connection, namespace) as leased:
-        _create(leased, namespace, options, extra)
-    rootfs = view.snapshotter(options.snapshotter).mounts(options.id)
-    if options.detach:
-        with _undone(view, options):
-            view.tasks.create(options.id, rootfs)
-            view.tasks.start(options.id)
-        return 0
-    status = _run_in_foreground(view, rootfs, options)
-    if options.rm:
-        _remove(view, options)
-    return status
+def run(client: Client, options: Options, pull: Pull, started: Callable[[Container], None]) -> int:
+    """Runs to the end and answers the exit code; 0 with ``detach``, or when the user detaches.
 
-
-def _create(view: daemon.View, namespace: str, options: Options, extra: Sequence[specs.Spec]) -> None:
-    image = view.images.get(options.image)
-    source = _source(view.content, image)
-    config = oci.parse_config(_read(view.content, source.manifest.config))
-    chain = unpacking.unpack(view, options.snapshotter, source, config.diff_ids)
-    snapshotter = view.snapshotter(options.snapshotter)
-    rootfs = snapshotter.prepare(options.id, chain)
+    ``pull`` fetches an image by its full name, ``started`` is called when the container runs in the background."""
+    image = _image(client, options, pull)
+    container = _create(client, options, image)
     try:
-        with _seen(rootfs, options.user or config.user) as tree:
-            spec = _spec(namespace, options, config, tree)
-        spec["mounts"] += extra
-        view.containers.create(
-            containers.Container(
-                options.id,
-                containers.Runtime(options.runtime),
-                spec=runtime.Any(specs.TYPE_URL, json.dumps(spec).encode()),
-                image=image.name,
-                snapshotter=options.snapshotter,
-                snapshot_key=options.id,
-                labels={key: text for key, text in config.labels.items() if len((key + text).encode()) <= _LABEL_LIMIT},
-            )
-        )
+        if options.detach:
+            _start_in_background(container, options)
+            started(container)
+            return 0
+        ended = _run_in_foreground(container, options)
     except BaseException:
-        snapshotter.remove(options.id)
+        remove(container)
         raise
+    if ended is None:
+        return 0
+    if options.rm:
+        remove(container)
+    else:
+        places.remove({places.FIFO_LABEL: container.labels[places.FIFO_LABEL]})
+    return ended
 
 
-def _source(store: content.Store, image: images.Image) -> unpacking.Source:
-    target = image.target
-    while oci.is_index(target.media_type):
-        target = oci.candidates(oci.parse_index(_read(store, target)), platforms.host())[0].descriptor
-    return unpacking.Source(image.name, target.digest, oci.parse_manifest(_read(store, target)))
+def _image(client: Client, options: Options, pull: Pull) -> Image:
+    if options.pull != ALWAYS:
+        try:
+            return _of_platform(client, naming.image(client, options.image), options.platform)
+        except errors.NotFound:
+            if options.pull == NEVER:
+                raise
+    full = naming.full(options.image)
+    pull(full)
+    return _of_platform(client, client.images.get(full), options.platform)
 
 
-def _read(store: content.Store, blob: oci.Descriptor) -> bytes:
-    with store.reader(blob.digest) as reader:
-        return reader.read_at(0, reader.size)
+def _of_platform(client: Client, image: Image, platform: Platform | None) -> Image:
+    """The record with that platform's manifest as its target. Raises NotFound when the content is not there."""
+    chosen = manifests.choose(client.content, image.target, platform)
+    config = manifests.config(client.content, chosen)
+    if platform is None:
+        return image
+    if platforms.rank(platform, config.platform) is None:
+        raise errors.NotFound(f'no match for platform {platform} in image "{image.name}": not found')
+    return replace(image, target=chosen.target)
 
 
-@contextlib.contextmanager
-def _seen(rootfs: Sequence[mounts.Mount], user: str) -> Iterator[Path | None]:
-    """The tree in a temporary mount, if it has to be looked into: a user by name stands in its /etc/passwd."""
-    if user in ("", "0", "0:0"):
-        yield None
-        return
-    with mounts.temporary(rootfs) as path:
-        yield Path(path)
-
-
-def _spec(namespace: str, options: Options, config: oci.ImageConfig, tree: Path | None) -> specs.Spec:
-    spec = specs.spec_from_image_config(
-        specs.default_spec(namespace, options.id, hostname=options.id[:64]),
-        config,
-        args=options.args,
-        env=options.env,
-        user=options.user,
-        cwd=options.cwd,
-        terminal=options.tty,
-        rootfs=tree,
+def _create(client: Client, options: Options, image: Image) -> Container:
+    name = options.name or naming.for_container(image.name)
+    _check_free(client, name)
+    labels = dict(options.labels)
+    namespace = client.scope.namespace
+    if options.detach and not options.terminal:
+        labels[places.LOG_LABEL] = str(places.log(options.address, namespace, name))
+    if not options.detach or options.terminal or options.interactive:
+        labels[places.FIFO_LABEL] = str(places.fifos(options.address, namespace, name))
+    if stop := client.images.config(image).stop_signal:
+        labels[places.STOP_LABEL] = stop
+    return client.containers.create(
+        name,
+        image=image,
+        snapshotter=options.snapshotter,
+        runtime=options.runtime,
+        labels=labels,
+        **_spec_options(options),
     )
-    if options.read_only:
-        spec = specs.read_only(spec)
-    if options.net_host:
-        spec = specs.with_host_network(spec)
-    if options.memory_limit:
-        spec = specs.with_memory_limit(spec, options.memory_limit)
-    return spec
 
 
-def parse_mount(text: str) -> dict[str, Any]:
-    """A mount of the spec. Raises InvalidArgument for an unknown key or a missing destination."""
-    keys = {"type": "type", "src": "source", "source": "source", "dst": "destination", "destination": "destination"}
-    mount: dict[str, Any] = {"type": "bind", "source": "", "destination": "", "options": []}
-    for part in text.split(","):
-        key, _, value = part.partition("=")
-        if key == "options":
-            mount["options"] = value.split(":")
-        elif key in keys:
-            mount[keys[key]] = value
-        else:
-            raise errors.InvalidArgument(
-                f'mount "{text}" has the unknown key "{key}"; known are type, src, dst, options'
-            )
-    if not mount["destination"]:
-        raise errors.InvalidArgument(f'mount "{text}" has no destination (dst=…)')
-    if mount["type"] == "bind" and not {"bind", "rbind"} & set(mount["options"]):
-        mount["options"].append("rbind")
-    return mount
+def _check_free(client: Client, name: str) -> None:
+    """Before anything is made; else the snapshot of that name would be the one that is there already."""
+    try:
+        client.containers.get(name)
+    except errors.NotFound:
+        return
+    raise errors.AlreadyExists(f'container "{name}": already exists')
 
 
-def _run_in_foreground(view: daemon.View, rootfs: Sequence[mounts.Mount], options: Options) -> int:
-    with stdio.Relay(view.tasks, options.id, options.tty) as relay:
-        with _undone(view, options):
-            view.tasks.create(options.id, rootfs, relay.stdio)
-            relay.begin()
-            view.tasks.start(options.id)
-        ended = view.tasks.wait(options.id)
-        relay.finish()
-    view.tasks.delete(options.id)
+def _spec_options(options: Options) -> SpecOptions:
+    given: SpecOptions = {**options.spec, "args": options.args, "terminal": options.terminal}
+    if options.entrypoint is not None:
+        given["entrypoint"] = [options.entrypoint] if options.entrypoint else []
+    return given
+
+
+def _start_in_background(container: Container, options: Options) -> None:
+    task = _background_task(container, options)
+    task.start()
+
+
+def _background_task(container: Container, options: Options) -> Task:
+    fifos = Path(container.labels.get(places.FIFO_LABEL, ""))
+    if options.terminal:
+        stdin, stdout = _made(fifos, "stdin"), _made(fifos, "stdout")
+        return container.new_task(stdin=stdin, stdout=stdout, terminal=True)
+    log = Path(container.labels[places.LOG_LABEL])
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # of an earlier one of that name
+    into = f"file://{log}"
+    return container.new_task(
+        stdin=_made(fifos, "stdin") if options.interactive else None, stdout=into, stderr=into, terminal=False
+    )
+
+
+def _made(folder: Path, name: str) -> str:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    return str(path)
+
+
+def _run_in_foreground(container: Container, options: Options) -> int | None:
+    folder = Path(container.labels[places.FIFO_LABEL])
+    places.remove({places.FIFO_LABEL: str(folder)})
+    with held(folder):
+        task = container.new_task(
+            stdin=PIPE if options.interactive else None,
+            stdout=1,
+            stderr=None if options.terminal else 2,
+            terminal=options.terminal,
+            folder=folder,
+        )
+        with foreground.Foreground(task, options.terminal) as front:
+            task.start()
+            front.started()
+            ended = front.wait()
+    if ended is None:
+        return None
+    task.delete()
     return ended.status
 
 
 @contextlib.contextmanager
-def _undone(view: daemon.View, options: Options) -> Iterator[None]:
-    """What does not start leaves nothing."""
+def held(folder: Path) -> Iterator[None]:
+    """As long as we read a container's FIFOs: two readers would each get a part. Raises FailedPrecondition when another
+    one does."""
+    import fcntl
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BaseException:
-        with contextlib.suppress(errors.Error):
-            _remove(view, options)
-        raise
+    except BlockingIOError:
+        raise errors.FailedPrecondition(f'container "{folder.name}" is attached to elsewhere') from None
+    finally:
+        os.close(descriptor)
 
 
-def _remove(view: daemon.View, options: Options) -> None:
-    with contextlib.suppress(errors.NotFound, errors.FailedPrecondition):
-        view.tasks.kill(options.id, 9)
-        view.tasks.wait(options.id)
+def remove(container: Container) -> None:
+    """Ends what runs in it, and removes it with its snapshot, its log and its FIFOs."""
     with contextlib.suppress(errors.NotFound):
-        view.tasks.delete(options.id)
+        container.task().delete(kill=True)
     with contextlib.suppress(errors.NotFound):
-        view.containers.delete(options.id)
-    with contextlib.suppress(errors.NotFound):
-        view.snapshotter(options.snapshotter).remove(options.id)
+        container.delete()
+    places.remove(container.labels)

@@ -1,0 +1,161 @@
+"""A process in the foreground: our terminal or our standard streams are its own, our signals reach it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import queue
+import signal
+import struct
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from corten.tasks import Process
+from plugin_sdk import errors, runtime
+
+DETACH = b"\x10\x11"
+"""Ctrl-P Ctrl-Q."""
+
+_CHUNK = 64 << 10
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+Outcome = runtime.Exit | errors.Error | None
+
+
+class Foreground(contextlib.AbstractContextManager["Foreground"]):
+    """Entered before the process is started. ``wait`` answers its end, or None when the user detaches from it.
+
+    With a terminal, our own is raw in between, also when something fails, and its size is the process's. What we read
+    is the process's input if it was made with ``stdin=PIPE``.
+    """
+
+    def __init__(self, process: Process, terminal: bool) -> None:
+        self._process = process
+        self._terminal = terminal
+        self._own = terminal and at_terminal()
+        self._stack = contextlib.ExitStack()
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._outcome: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+    def __enter__(self) -> Foreground:
+        try:
+            self._stack.enter_context(self._handled())
+            if self._own:
+                self._stack.enter_context(_raw(sys.stdin.fileno()))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def started(self) -> None:
+        """The process runs, or did before we came."""
+        _thread(self._pass_signals)
+        if self._own:
+            self._signals.put(signal.SIGWINCH)
+        if self._process.stdin is not None:
+            _thread(self._feed)
+
+    def wait(self) -> runtime.Exit | None:
+        _thread(self._await_end)
+        outcome = self._outcome.get()
+        if isinstance(outcome, errors.Error):
+            raise outcome
+        return outcome
+
+    def _await_end(self) -> None:
+        try:
+            self._outcome.put(self._process.wait())
+        except errors.Error as err:
+            self._outcome.put(err)
+
+    def _feed(self) -> None:
+        """At the end of our input the process reads end of file, too."""
+        target = self._process.stdin
+        assert target is not None
+        keys = Keys()
+        with contextlib.suppress(OSError):
+            while data := os.read(0, _CHUNK):
+                passed = keys.passed(data) if self._own else data
+                if passed:
+                    target.write(passed)
+                if keys.detached:
+                    self._outcome.put(None)
+                    return
+        with contextlib.suppress(OSError):
+            target.close()
+
+    @contextlib.contextmanager
+    def _handled(self) -> Iterator[None]:
+        def note(number: int, frame: FrameType | None) -> None:
+            self._signals.put(number)
+
+        wanted = (*_FORWARDED, signal.SIGWINCH) if self._own else _FORWARDED
+        before = {number: signal.signal(number, note) for number in wanted}
+        try:
+            yield
+        finally:
+            self._signals.put(0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pass_signals(self) -> None:
+        while number := self._signals.get():
+            with contextlib.suppress(errors.Error, OSError):
+                if number == signal.SIGWINCH:
+                    rows, columns = size(sys.stdin.fileno())
+                    self._process.resize(columns, rows)
+                else:
+                    self._process.kill(number)
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+
+class Keys:
+    """Finds ``DETACH`` in what is typed; ``detached`` says whether it came."""
+
+    def __init__(self) -> None:
+        self.detached = False
+        self._held = b""
+
+    def passed(self, data: bytes) -> bytes:
+        """What the process gets of it: a first key of the two waits for what follows it."""
+        data = self._held + data
+        self._held = b""
+        before, found, _ = data.partition(DETACH)
+        if found:
+            self.detached = True
+            return before
+        if data.endswith(DETACH[:1]):
+            self._held = DETACH[:1]
+            return data[:-1]
+        return data
+
+
+def at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def size(descriptor: int) -> tuple[int, int]:
+    """Rows and columns of a terminal."""
+    rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8)))
+    return rows, columns
+
+
+def _thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="foreground", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    before = termios.tcgetattr(descriptor)
+    tty.setraw(descriptor)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
