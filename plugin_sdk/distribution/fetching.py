@@ -130,8 +130,8 @@ class Download:
     def _consider(self, failed: Failed, position: int) -> None:
         """After a failure: returns when the current host, the same or another, shall be asked again."""
         if position - self._failed_at >= retries.PROGRESS:
-            self._attempts = 0
-        self._attempts, self._failed_at = self._attempts + 1, position
+            self._attempts, self._failed_at = 0, position
+        self._attempts += 1
         patience = self._hosts.patience(is_last=len(self._line) == 1)
         if not patience.spent(self._attempts, failed):
             waiting.pause(patience.delay(self._attempts, failed.after), self._look)

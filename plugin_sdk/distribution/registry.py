@@ -63,9 +63,9 @@ class Registries(AbstractContextManager["Registries"]):
         self._sources = credentials.Sources(settings.auth, settings.docker_config, settings.helper_timeout)
         self._health = failover.Health()
         self._patience = retries.Patience(settings.retries, settings.backoff, settings.longest_wait)
-        self.downloads = waiting.Limit(settings.max_downloads)
-        self.uploads = waiting.Limit(settings.max_uploads)
-        self.buffers = waiting.Limit(settings.buffers)
+        self._downloads = waiting.Limit(settings.max_downloads)
+        self._uploads = waiting.Limit(settings.max_uploads)
+        self._buffers = waiting.Limit(settings.buffers)
 
     def repository(self, registry: transfer.Registry, check: Callable[[], None] = waiting.nobody) -> Repository:
         """Raises InvalidArgument for a malformed reference, FailedPrecondition for a wrong file of hosts.
@@ -223,7 +223,7 @@ class Repository:
         """
         wanted = fetching.Wanted(of, self._path(of), f"fetch {_named(of)} of", self._pull)
         registries = self._registries
-        limits = fetching.Limits(registries.downloads, registries.buffers)
+        limits = fetching.Limits(registries._downloads, registries._buffers)
         return fetching.Download(self._hosts, wanted, registries.settings, limits).chunks(offset)
 
     def reject(self, of: Descriptor) -> bool:
@@ -249,7 +249,7 @@ class Repository:
         falls.
         """
         upload = pushing.Upload(of, open, sources, sent, self.reference.path, self._registries.settings)
-        return pushing.push_blob(self._hosts, f"push {_named(of)} of", upload, self._registries.uploads, self._check)
+        return pushing.push_blob(self._hosts, f"push {_named(of)} of", upload, self._registries._uploads, self._check)
 
     def push_manifest(self, of: Descriptor, data: bytes, tag: str = "") -> None:
         """Under a tag, or with "" under its digest only. What it refers to has to be there before."""
