@@ -54,7 +54,7 @@ def push_blob(
 ) -> str:
     """``exists``, ``mounted`` or ``uploaded``. Raises the error of the host."""
     with uploads.held(look):
-        return hosts.ask_first("push", what, lambda host: _attempt(host, upload), lambda: upload.furthest)
+        return hosts.ask_first("push", what, lambda host: _attempt(host, upload), lambda: upload.place)
 
 
 def _attempt(host: exchanges.Exchange, upload: Upload) -> str:
