@@ -93,5 +93,5 @@ class Crew:
         if failure is not None:
             self._fail(failure)
         self._join()
-        if self._failure is not None and failure is None:
+        if self._failure is not None and self._failure is not failure:
             raise self._failure

@@ -22,6 +22,7 @@ from plugin_sdk import errors
 from plugin_sdk.distribution import sentences
 
 _LOOK = 0.1  # seconds between two looks at whether who waits still wants it
+_PATIENCE = 30.0  # seconds that a flight which nobody wants has for its end
 
 T = TypeVar("T")
 Listen = Callable[[Any], None]
@@ -46,6 +47,7 @@ class Flight:
         self._last: Any = None
         self._ended = threading.Event()
         self._left = False
+        self._orphaned = False
         self._lock = threading.Lock()
         self._held = ExitStack()
 
@@ -73,13 +75,21 @@ class Flight:
             self.failure = err
         with self._lock:
             self._ended.set()
-            alone = not self._listeners
-        if alone:
-            self.close()
+            orphaned = self._orphaned
+        if orphaned:
+            self._close()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         with contextlib.suppress(errors.Error):
             self._held.close()
+
+    def end(self) -> None:
+        """By who left last: waits for the work to end, so that nothing of it is left, and frees what is held."""
+        self._ended.wait(_PATIENCE)
+        with self._lock:
+            self._orphaned = not self._ended.is_set()
+        if not self._orphaned:
+            self._close()
 
     def join(self, listener: _Listener) -> bool:
         """False when it has failed or was given up."""
@@ -89,12 +99,12 @@ class Flight:
             self._listeners.append(listener)
             return True
 
-    def leave(self, listener: _Listener) -> tuple[bool, bool]:
-        """Whether this was the last, and whether it has to close what is held."""
+    def leave(self, listener: _Listener) -> bool:
+        """Whether this was the last, who then has to ``end`` it."""
         with self._lock:
             self._listeners.remove(listener)
             self._left = not self._listeners
-            return self._left, self._left and self._ended.is_set()
+            return self._left
 
     def wait(self, listener: _Listener) -> None:
         """Raises what the work has raised."""
@@ -184,11 +194,11 @@ class Flights:
 
     def _leave(self, key: Hashable, flight: Flight, listener: _Listener) -> None:
         with self._lock:
-            last, ended = flight.leave(listener)
+            last = flight.leave(listener)
             if last and self._flights.get(key) is flight:
                 del self._flights[key]
-        if ended:
-            flight.close()
+        if last:
+            flight.end()
 
 
 def _concerns_its_owner(flight: Flight, owner: str) -> bool:
