@@ -287,8 +287,8 @@ class _Server(ThreadingHTTPServer):
         if self.context is not None:
             with contextlib.suppress(OSError):
                 request.settimeout(30)
-                secured = self.context.wrap_socket(request, server_side=True)
-                super().finish_request(secured, client_address)
+                with self.context.wrap_socket(request, server_side=True) as secured:
+                    super().finish_request(secured, client_address)
             return
         super().finish_request(request, client_address)
 

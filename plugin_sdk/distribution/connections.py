@@ -53,7 +53,7 @@ class Failed(Exception):
 
 
 class NotUnderstood(Failed):
-    """The host does not speak TLS, or speaks nothing else."""
+    """Perhaps the host does not speak TLS, or speaks nothing else."""
 
 
 class _Connection(HTTPConnection):
@@ -99,7 +99,7 @@ class Connections:
         self._timeout = timeout
         self._dial_timeout = dial_timeout
         self._proxies = {
-            scheme: url if "://" in url else f"http://{url}"
+            scheme: url if "://" in url or scheme == "no" else f"http://{url}"
             for scheme, url in urllib.request.getproxies_environment().items()
         }
         self._managers: dict[object, urllib3.PoolManager] = {}
@@ -186,7 +186,7 @@ class Connections:
 
 def _networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     found = []
-    for part in text.removeprefix("http://").split(","):
+    for part in text.split(","):
         try:
             found.append(ipaddress.ip_network(part.strip(), strict=False))
         except ValueError:
@@ -264,7 +264,7 @@ def _protocol(err: BaseException) -> Failed:
     text = str(err)
     if "BadStatusLine" in text or "Remote end closed" in text:
         return NotUnderstood("it has closed the connection without an answer")
-    return Failed("the connection was cut")
+    return NotUnderstood("the connection was cut")
 
 
 _TLS = {

@@ -25,13 +25,18 @@ class Schemes:
     def __init__(self) -> None:
         self._spoken: dict[str, str] = {}
 
-    def likely(self, host: hosts.Host) -> list[str]:
+    def likely(self, host: hosts.Host) -> tuple[str, ...]:
+        """Those to try, in order."""
         spoken = self._spoken.get(host.address)
-        return sorted(host.schemes, key=lambda scheme: scheme != spoken)
+        return (spoken,) if spoken in host.schemes else host.schemes
 
     def remember(self, host: hosts.Host, scheme: str) -> None:
         if len(host.schemes) > 1:
             self._spoken[host.address] = scheme
+
+    def forget(self, host: hosts.Host) -> None:
+        """It did not understand: the next request tries all again."""
+        self._spoken.pop(host.address, None)
 
 
 class Exchange:
@@ -85,17 +90,17 @@ class Exchange:
         An ambiguous host that does not understand one scheme, or answers 400, is tried with the other one.
         """
         failures: list[Failed] = []
-        likely = self._schemes.likely(self.host)
-        for scheme in likely:
+        for scheme in self._schemes.likely(self.host):
             try:
                 answer = self.send_to(method, self.url(path, query, scheme), scopes, headers or {}, body)
             except connections.NotUnderstood as err:
                 failures.append(err)
                 continue
-            if answer.status != 400 or scheme == likely[-1]:
+            if answer.status != 400:
                 self._schemes.remember(self.host, scheme)
                 return answer
             failures.append(statuses.failed(answer))
+        self._schemes.forget(self.host)
         raise failures[0]
 
     def send_to(

@@ -118,7 +118,11 @@ class Plain(_Looking):
 
 class Secure(_Looking, ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
-        _patiently(lambda: super(Secure, self).do_handshake(block), self._limit)
+        try:
+            _patiently(lambda: super(Secure, self).do_handshake(block), self._limit)
+        except BaseException:
+            self.close()  # which who wraps sockets does for some exceptions only
+            raise
 
 
 def connect(host: str, port: int, timeout: float | None, options: Any) -> socket.socket:
