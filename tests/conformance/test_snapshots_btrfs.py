@@ -21,7 +21,7 @@ from plugin_sdk.wire import snapshots as wire
 from plugin_sdk.wire import transport
 from proxy_plugins.btrfs import plugin as registering
 from proxy_plugins.btrfs.snapshotter import Snapshotter
-from tests import loops, programs
+from tests import forked, loops
 from tests.registries import FixedRegistry
 
 pytestmark = pytest.mark.root
@@ -88,19 +88,18 @@ class TestBtrfsWithQuota(Opened, Records, Threads):
 
 
 class Served:
-    """The program, and a client of it."""
+    """The class in a process of its own, and a client of it. The program as it is started by people is what
+    tests/unit/test_btrfs_program.py is about."""
 
-    def __init__(self, root: Path, directory: Path) -> None:
-        self._address = str(directory / "s")
-        self._command = programs.python(
-            "-m", "proxy_plugins.btrfs", "--address", self._address, "--root", str(root), "--log-level", "error"
-        )
-        self._log = directory / "log"
+    def __init__(self, nursery: forked.Nursery, root: Path, directory: Path) -> None:
+        self._nursery = nursery
+        self._root = root
+        self._address = directory / "s"
         self._running = contextlib.ExitStack()
 
     def start(self) -> contract.Snapshotter:
-        program = self._running.enter_context(programs.started(self._command, self._log))
-        program.wait_for(self._address)
+        program = self._nursery.start("proxy_plugins.btrfs.snapshotter", self._address, self._root)
+        self._running.callback(program.kill)
         channel = transport.connect(f"unix://{self._address}")
         self._running.callback(channel.close)
         return wire.Proxy(channel, Scope("default"), "btrfs")
@@ -115,9 +114,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(file_system: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    served = Served(file_system / "program", tmp_path_factory.mktemp("btrfs"))
-    yield served
-    served.kill()
+    with forked.nursery() as nursery:
+        served = Served(nursery, file_system / "program", tmp_path_factory.mktemp("btrfs"))
+        yield served
+        served.kill()
 
 
 @pytest.fixture(scope="module")
