@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -148,6 +148,10 @@ class Client(AbstractContextManager["Client"]):
         with self.lease() as client:
             yield client
 
+    def over(self, wrap: Callable[[rpc.Channel], rpc.Channel]) -> Client:
+        """The same client over a channel that ``wrap`` makes of its own; to be used instead of this one."""
+        return Client(_Connection(wrap(self.channel)), self.scope)
+
     def close(self) -> None:
         """Calls that run raise Unavailable, and so do those that follow, of all clients of the connection."""
         if self._owner:
@@ -162,7 +166,7 @@ class Client(AbstractContextManager["Client"]):
     def namespaces(self) -> namespaces.Store:
         from plugin_sdk.wire.namespaces import Proxy
 
-        return Proxy(self.channel, Scope(""))
+        return Proxy(self.channel, Scope(self.scope.namespace))  # containerd tells of a change in the caller's
 
     def plugins(self, filters: Sequence[str] = ()) -> list[PluginInfo]:
         """Filters know type, id, platforms, capabilities."""

@@ -63,7 +63,9 @@ class Content(Proxy):
                 while chunk := source.read(_CHUNK):
                     file.write(chunk)
                 found = Blob(file.digest(), file.tell())
-                return file.commit(expected, labels)
+                if expected not in ("", found.digest):
+                    raise errors.FailedPrecondition(f'blob "{found.digest}": {expected} is expected')
+                return file.commit(labels=labels)
         except errors.AlreadyExists:
             if labels:
                 self.update(content.Info(found.digest, 0, labels=labels), [f"labels.{key}" for key in labels])

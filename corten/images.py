@@ -165,7 +165,10 @@ class Images(Proxy):
         progress: Report | None = None,
         **options: Unpack[RegistryOptions],
     ) -> None:
-        """Sends the image to where ``reference`` or its own name says: all that is here of it, or ``platforms``."""
+        """Sends the image to where ``reference`` or its own name says: all platforms, or ``platforms``.
+
+        Raises NotFound when some of that is neither here nor at the registry.
+        """
         name = image if isinstance(image, str) else image.name
         target = transfers.registry(reference or name, options)
         self._client.transfer.transfer(ImageStore(name, platforms=platforms), target, progress)

@@ -40,11 +40,13 @@ _PAUSE = 0.01  # seconds between attempts at a FIFO that nobody reads yet
 _PATIENCE = 10.0  # seconds for the shim to read it
 
 
-class _HasDescriptor(Protocol):
+class HasDescriptor(Protocol):
+    """An open file."""
+
     def fileno(self) -> int: ...
 
 
-Stream = None | int | str | _HasDescriptor
+Stream = int | str | HasDescriptor | None
 
 
 class Streams:
@@ -88,13 +90,15 @@ class Streams:
             pump.join()
 
     def close(self) -> None:
+        """Lets go of all ends. What the process reads has no end by that."""
         for end in self._ends.values():
             os.close(end)
         self._ends.clear()
-        for file in (self.stdin, self.stdout, self.stderr):
+        if self.stdin is not None:
+            self.stdin.release()
+        for file in (self.stdout, self.stderr):
             if file is not None:
-                with contextlib.suppress(OSError):
-                    file.close()
+                file.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -152,10 +156,15 @@ class Input(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            if self._end >= 0:
-                os.close(self._end)
+            self.release()
             with contextlib.suppress(errors.Error):  # the process has gone
                 self._closed()
+
+    def release(self) -> None:
+        """Closes it here; what the process reads goes on, for another to write."""
+        if self._end >= 0:
+            os.close(self._end)
+            self._end = -1
         super().close()
 
 

@@ -23,6 +23,7 @@ USES_DISTRIBUTION = ("plugin_sdk/distribution/", "plugin_sdk/conformance/", "plu
 FOR_RE2 = "plugin_sdk/filters.py"
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "lib", "base", "core", "tools"}
 LONGEST = 700  # lines; half of all files have fewer than 200
+GENERATED = "corten/aio.py"
 
 FILES = sorted(
     str(path.relative_to(PROJECT))
@@ -221,6 +222,6 @@ def test_a_module_says_what_it_is():
 
 def test_a_file_can_be_read_at_one_sitting():
     """The suites are lists."""
-    files = [path for path in FILES if not path.startswith("plugin_sdk/conformance/")]
+    files = [path for path in FILES if not path.startswith(("plugin_sdk/conformance/", GENERATED))]
     lines = {path: len((PROJECT / path).read_text().splitlines()) for path in files}
     assert {path: count for path, count in lines.items() if count > LONGEST} == {}
