@@ -90,6 +90,7 @@ class Exchange:
         An ambiguous host that does not understand one scheme, or answers 400, is tried with the other one.
         """
         failures: list[Failed] = []
+        doubtful: statuses.Answer | None = None
         for scheme in self._schemes.likely(self.host):
             try:
                 answer = self.send_to(method, self.url(path, query, scheme), scopes, headers or {}, body)
@@ -99,9 +100,11 @@ class Exchange:
             if answer.status != 400:
                 self._schemes.remember(self.host, scheme)
                 return answer
-            failures.append(statuses.failed(answer))
+            doubtful = answer
         self._schemes.forget(self.host)
-        raise failures[0]
+        if doubtful is None:
+            raise failures[0]
+        return doubtful
 
     def send_to(
         self,
