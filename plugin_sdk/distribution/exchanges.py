@@ -99,6 +99,8 @@ class Exchange:
                 continue
             if answer.status != 400:
                 self._schemes.remember(self.host, scheme)
+                if doubtful is not None:
+                    doubtful.close()
                 return answer
             doubtful = answer
         self._schemes.forget(self.host)
