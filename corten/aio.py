@@ -873,4 +873,4 @@ class Task(Process):
 
 def connect(address: str | None = None, namespace: str | None = None, *, tls: Tls | None = None) -> Client:
     """As ``corten.connect``."""
-    return Client(corten.connect(address, namespace, tls=tls).over(awaiting.Linked))
+    return Client(corten.connect(address, namespace, tls=tls).over(awaiting.Linked, awaiting.current))

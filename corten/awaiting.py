@@ -83,9 +83,15 @@ class _LinkedStream(rpc.Stream[Message]):
         self._stack.close()
 
 
+def current() -> Scope | None:
+    """Of the call of this module that runs in this thread."""
+    found: Scope | None = getattr(_thread, "scope", None)
+    return found
+
+
 def _bound(scope: Scope, stack: contextlib.ExitStack) -> Scope:
     """A scope that is cancelled with both ``scope`` and that of the thread, until the stack is closed."""
-    caller: Scope | None = getattr(_thread, "scope", None)
+    caller = current()
     if caller is None:
         return scope
     inner = Scope(scope.namespace, scope.lease, scope.deadline)

@@ -56,8 +56,9 @@ class Version(NamedTuple):
 class _Connection:
     """What the clients of one daemon share; used from any thread."""
 
-    def __init__(self, channel: rpc.Channel) -> None:
+    def __init__(self, channel: rpc.Channel, caller: Callable[[], Scope | None]) -> None:
         self.channel = channel
+        self.caller = caller
         self.lacking: set[str] = set()
         self._registries: Registries | None = None
         self._lock = threading.Lock()
@@ -77,7 +78,7 @@ class _Connection:
 
 
 def connect(address: str, namespace: str, tls: Tls | None = None) -> Client:
-    return Client(_Connection(_open(address, tls)), Scope(namespace))
+    return Client(_Connection(_open(address, tls), lambda: None), Scope(namespace))
 
 
 def _open(address: str, tls: Tls | None) -> rpc.Channel:
@@ -148,9 +149,11 @@ class Client(AbstractContextManager["Client"]):
         with self.lease() as client:
             yield client
 
-    def over(self, wrap: Callable[[rpc.Channel], rpc.Channel]) -> Client:
-        """The same client over a channel that ``wrap`` makes of its own; to be used instead of this one."""
-        return Client(_Connection(wrap(self.channel)), self.scope)
+    def over(self, wrap: Callable[[rpc.Channel], rpc.Channel], caller: Callable[[], Scope | None]) -> Client:
+        """The same client over a channel that ``wrap`` makes of its own; to be used instead of this one.
+
+        ``caller`` answers a scope that is cancelled when whoever calls in this thread has gone."""
+        return Client(_Connection(wrap(self.channel), caller), self.scope)
 
     def close(self) -> None:
         """Calls that run raise Unavailable, and so do those that follow, of all clients of the connection."""
@@ -256,6 +259,10 @@ class Client(AbstractContextManager["Client"]):
 
     def note_lack(self, service: str) -> None:
         self._connection.lacking.add(service)
+
+    def check(self) -> Callable[[], None]:
+        """Of the scope of whoever calls now, for work that takes long."""
+        return (self._connection.caller() or self.scope).check
 
     def registries(self) -> Registries:
         """Connections to registries from this process, for a daemon that does not transfer."""

@@ -110,6 +110,9 @@ class Container(containers.Container):
 
     def delete(self, *, snapshot: bool = True) -> None:
         """Removes the record, and its snapshot if there is one. Raises FailedPrecondition while there is a task."""
+        with contextlib.suppress(errors.NotFound):
+            state = self.client.tasks.get(self.id).status.name.lower()
+            raise errors.FailedPrecondition(f'container "{self.id}" has a task, which is {state}: delete that first')
         self.client.containers.delete(self.id)
         if snapshot and self.snapshot_key:
             with contextlib.suppress(errors.NotFound):

@@ -112,7 +112,9 @@ class Images(Proxy):
         record = self._record(image)
         wanted = [transfer.Unpack(platform, snapshotter or self._client.default("snapshotter"))]
         settings = unpacking.Settings(single_pass=False)
-        work = job.Job(self._client, self._client.scope.namespace, self._client.scope.lease, progress)
+        work = job.Job(
+            self._client, self._client.scope.namespace, self._client.scope.lease, progress, self._client.check()
+        )
         with work.leased() as view:
             chains = unpacking.unpack(work, view, record.target, wanted, record.name, settings)
         if not chains:

@@ -76,5 +76,7 @@ class Transfers(transfer.Transferrer):
         from plugin_sdk.distribution import engine
 
         scope = self._client.scope
-        here = engine.Engine(self._client, scope.namespace, scope.lease, self._client.registries())
+        here = engine.Engine(
+            self._client, scope.namespace, scope.lease, self._client.registries(), check=self._client.check()
+        )
         return here.transfer(source, destination, progress)

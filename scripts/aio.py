@@ -47,7 +47,7 @@ MIRRORED: dict[type, str] = {
 }
 IMMEDIATE = {"view", "namespace"}  # they ask nothing of the daemon
 LEFT_OUT = {
-    *("channel", "client", "lacks", "note_lack", "over", "registries", "leased"),  # inner workings
+    *("channel", "client", "lacks", "note_lack", "check", "over", "registries", "leased"),  # inner workings
     *("differ", "open", "create_file", "fileno"),  # of blocking objects
 }
 FILES = (streams.Input, __import__("io").BufferedReader)
@@ -67,7 +67,7 @@ CONNECT = '''
 
 def connect(address: str | None = None, namespace: str | None = None, *, tls: Tls | None = None) -> Client:
     """As ``corten.connect``."""
-    return Client(corten.connect(address, namespace, tls=tls).over(awaiting.Linked))
+    return Client(corten.connect(address, namespace, tls=tls).over(awaiting.Linked, awaiting.current))
 '''
 
 

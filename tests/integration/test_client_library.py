@@ -6,8 +6,9 @@ import asyncio
 import io
 import itertools
 import os
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,6 +147,13 @@ def test_a_task_is_paused_changed_and_killed(client: corten.Client, id: str) -> 
     container.delete()
 
 
+def test_a_container_that_has_a_task_stays(client: corten.Client, id: str) -> None:
+    container = client.containers.create(id, image=IMAGE, args=["sleep", "600"])
+    with container.new_task(), pytest.raises(errors.FailedPrecondition, match="has a task, which is created"):
+        container.delete()
+    container.delete()
+
+
 def test_a_context_ends_what_runs(client: corten.Client, id: str) -> None:
     container = client.containers.create(id, image=IMAGE, args=["sleep", "600"])
     with container.new_task() as task:
@@ -267,6 +275,24 @@ def test_an_iteration_over_events_is_ended_by_another_thread(client: corten.Clie
         timer.join()
 
 
+@pytest.mark.parametrize("start", [daemons.start_corten, daemons.start_containerd])
+def test_a_client_outlives_its_daemon(start: Callable[[Path], daemons.Daemon], tmp_path: Path, scratch: Path) -> None:
+    daemon = start(scratch / f"again-{start.__name__[6:8]}")
+    try:
+        with corten.connect(daemon.address) as client, client.events.subscribe() as heard:
+            before = client.version()
+            daemon.terminate()
+            with pytest.raises(errors.Unavailable):
+                next(heard)
+            with pytest.raises(errors.Unavailable):
+                client.version()
+            daemon.start()
+            assert client.version() == before
+            assert not client.images.list()
+    finally:
+        daemon.stop()
+
+
 # --- asyncio
 
 
@@ -307,6 +333,35 @@ def test_a_wait_can_be_given_up(client: corten.Client, daemon: daemons.Daemon, i
     before = threading.active_count()
     asyncio.run(main())
     assert threading.active_count() <= before + 1
+
+
+def test_a_transfer_can_be_given_up(client: corten.Client, daemon: daemons.Daemon) -> None:
+    begun = threading.Event()
+
+    class Endless(io.RawIOBase):
+        """An archive whose first member has a terabyte."""
+
+        def __init__(self) -> None:
+            member = tarfile.TarInfo("blobs/sha256/" + "0" * 64)
+            member.size = 1 << 40
+            self._rest = member.tobuf()
+
+        def read(self, size: int = -1, /) -> bytes:
+            if not self._rest:
+                begun.set()
+                return bytes(min(size, 1 << 16))
+            taken, self._rest = self._rest[:size], self._rest[size:]
+            return taken
+
+    async def main() -> None:
+        async with aio.connect(daemon.address, f"{client.scope.namespace}-given-up") as each:
+            importing = asyncio.create_task(each.images.import_(Endless()))  # type: ignore[arg-type]
+            await asyncio.to_thread(begun.wait)
+            importing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await importing
+
+    asyncio.run(main())
 
 
 def test_events_are_iterated_asynchronously(client: corten.Client, daemon: daemons.Daemon) -> None:
