@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from plugin_sdk import content, daemon, errors
-from plugin_sdk.distribution import keeping, sharing
+from plugin_sdk.distribution import graph, keeping, sharing
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.distribution.tee import Tee
 from plugin_sdk.oci import Descriptor
@@ -67,19 +67,31 @@ class Download:
         return tees
 
     def _write(self, view: daemon.View, flight: sharing.Flight) -> None:
+        if not self._of.size:
+            raise errors.InvalidArgument(f"{self._of.digest} has the size 0")
+        if not self._fill(view, flight, anew=False):
+            self._fill(view, flight, anew=True)
+
+    def _fill(self, view: daemon.View, flight: sharing.Flight, *, anew: bool) -> bool:
+        """False when an earlier attempt has left bytes that are not those of the digest."""
         of = self._of
-        if not of.size:
-            raise errors.InvalidArgument(f"{of.digest} has the size 0")
         with keeping.opened(view.content, of, flight.check, flight.tell) as writer:
             begun = writer.status().offset
-            if begun > of.size:
+            if anew or begun > of.size:
                 writer.truncate(0)
                 begun = 0
             self._copy(writer, begun, flight)
-            if not self._commit(view.content, writer, again=bool(begun)):
-                writer.truncate(0)  # the bytes of an earlier attempt were damaged
-                self._copy(writer, 0, flight)
-                self._commit(view.content, writer, again=False)
+            try:
+                writer.commit(of.size, of.digest, self._labels)
+            except errors.FailedPrecondition as err:
+                damage = err
+            else:
+                return True
+        if begun:
+            return False
+        with contextlib.suppress(errors.NotFound):
+            view.content.abort(graph.ref(of))
+        raise errors.DataLoss(f"what came for {of.digest} has another digest: {damage.message}")
 
     def _copy(self, writer: content.Writer, offset: int, flight: sharing.Flight) -> None:
         tees = self._begin(offset == 0)
@@ -111,18 +123,6 @@ class Download:
                 yield chunk
         if offset < of.size:
             raise errors.DataLoss(f"{of.digest} has {offset} bytes, its descriptor says {of.size}")
-
-    def _commit(self, store: content.Store, writer: content.Writer, *, again: bool) -> bool:
-        """False when it has another digest and shall be fetched ``again``."""
-        of = self._of
-        try:
-            writer.commit(of.size, of.digest, self._labels)
-        except errors.FailedPrecondition as err:
-            if again:
-                return False
-            writer.truncate(0)
-            raise errors.DataLoss(f"what came for {of.digest} has another digest: {err.message}") from err
-        return True
 
 
 def _end_all(tees: list[Tee], failure: BaseException | None) -> None:

@@ -239,20 +239,24 @@ class Unpacking:
         return view.differ().apply(self._layer, mounts, view.content)
 
     def _apply_coming(self, view: daemon.View, mounts: Sequence[Mount], flight: sharing.Flight) -> Descriptor | None:
-        """Returns when the blob is there and its digest is right. None: it came without being unpacked."""
+        """Returns when the blob is there and its digest is right. None: it came without being unpacked.
+
+        When a layer cannot be unpacked, its download goes on, since it may have other bytes than those of its digest.
+        """
+        made, failure = None, None
         with Crew(flight.check) as crew:
             tee = Tee(self._layer, crew.check)
             crew.start(lambda: self._bytes.obtain(view, self._layer, crew.check, tee))
-            if not tee.is_taken():
-                return None
             try:
-                return view.differ().apply(self._layer, mounts, TeeStore(view.content, tee))
-            except errors.Error:
-                if tee.opened and not tee.failed:  # the layer's own fault; that of the download comes with the crew
-                    raise
-                return None
+                if tee.is_taken():
+                    made = view.differ().apply(self._layer, mounts, TeeStore(view.content, tee))
+            except errors.Error as err:
+                failure = err if tee.opened and not tee.failed else None
             finally:
                 tee.leave()
+        if failure is not None:
+            raise failure
+        return made
 
 
 def _labelled(layer: Descriptor) -> Descriptor:
