@@ -40,6 +40,6 @@ def test_a_worker_whose_daemon_has_gone_ends_quietly(pipe, monkeypatch):
     reader, writer = pipe
     os.close(reader)
     progress = unpack._Progress(writer, types.SimpleNamespace(position=0))
-    progress._thread.join(5)
+    progress._thread.join(60)
     assert not progress._thread.is_alive()
     assert unpack.report(writer, dict) == 1

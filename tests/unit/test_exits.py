@@ -47,7 +47,7 @@ def test_all_who_wait_are_told() -> None:
 
     assert asyncio.run(wait()) == [EXIT] * 5
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert found == [EXIT] * 5
 
 
@@ -101,10 +101,10 @@ def made(database: Database) -> Entry:
 def test_an_exit_is_told_only_once_it_is_recorded(database: Sick, events: list[Envelope]) -> None:
     recorder, entry = Recorder(database), made(database)
     recorder.exited(entry, EXIT)
-    assert database.tried.wait(10)
+    assert database.tried.wait(60)
     assert not entry.outcome("").done
     database.well.set()
-    assert entry.outcome("").wait(10) == EXIT
+    assert entry.outcome("").wait(60) == EXIT
     assert [event.topic for event in events] == ["/tasks/exit"]
     recorder.close()
 
@@ -122,7 +122,7 @@ def test_reports_are_written_in_their_order(database: Sick, events: list[Envelop
 def test_a_recorder_that_cannot_write_can_be_closed(database: Sick) -> None:
     recorder, entry = Recorder(database), made(database)
     recorder.exited(entry, EXIT)
-    assert database.tried.wait(10)
+    assert database.tried.wait(60)
     recorder.close()
     assert not entry.outcome("").done
 

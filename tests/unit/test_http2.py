@@ -36,6 +36,7 @@ from plugin_sdk.wire.http2.frames import (
 )
 from plugin_sdk.wire.http2.server import Server
 from plugin_sdk.wire.http2.stream import WINDOW
+from tests import pace
 from tests.serving import running
 
 SERVICE = content_pb2.DESCRIPTOR.services_by_name["Content"]
@@ -101,7 +102,7 @@ class Client:
 
     def __init__(self, path: str, *settings: tuple[int, int], greet: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(path)
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.rest = b""
@@ -193,7 +194,7 @@ def in_frames(stream: int, payload: bytes) -> bytes:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -468,7 +469,7 @@ def test_a_malformed_timeout_is_refused(client: Client, text: str) -> None:
 def test_a_deadline_ends_the_call(client: Client, content: Content, text: str) -> None:
     client.ask(1, "sleep", grpc_timeout=text)
     assert client.answer()[0]["grpc-status"] == "4"
-    assert content.running == 0 or content.canceled.wait(5)
+    assert content.running == 0 or content.canceled.wait(60)
 
 
 def test_a_deadline_passes_while_the_request_is_still_coming(client: Client) -> None:
@@ -733,7 +734,7 @@ def test_a_reset_cancels_the_call_and_its_scope(client: Client, content: Content
     client.ask(1, "sleep")
     eventually(lambda: content.running)
     client.send(frames.rst_stream(1, Code.CANCEL))
-    assert content.canceled.wait(5)
+    assert content.canceled.wait(60)
 
 
 @pytest.mark.parametrize("called", [INFO, READ])
@@ -742,7 +743,7 @@ def test_a_lost_connection_cancels_its_calls(client: Client, content: Content, c
     client.data(1, ask("sleep"))
     eventually(lambda: content.running)
     client.close()
-    assert content.canceled.wait(5)
+    assert content.canceled.wait(60)
 
 
 def test_a_reset_call_counts_until_it_has_ended(client: Client, content: Content) -> None:
@@ -792,7 +793,9 @@ def test_stopping_says_goodbye_waits_and_then_breaks_off(tmp_path: Path, content
         found, _ = await asyncio.to_thread(client.answer)
         assert (found["grpc-status"], found["grpc-message"]) == ("14", "the server is stopping")
         await stopping
-        assert 0.3 <= time.monotonic() - begin < 2
+        took = time.monotonic() - begin
+        assert took >= 0.3
+        assert pace.within(took, 2)
         assert content.canceled.is_set()
         for each in (client, idle):
             with pytest.raises(EOFError):

@@ -22,6 +22,7 @@ from plugin_sdk.wire import rpc
 from plugin_sdk.wire.http2 import client, frames, headers
 from plugin_sdk.wire.http2.frames import DATA, GOAWAY, HEADERS, PING, PREFIX, RST_STREAM, SETTINGS, WINDOW_UPDATE
 from plugin_sdk.wire.http2.reader import Reader
+from tests import pace
 
 SERVICE = content_pb2.DESCRIPTOR.services_by_name["Content"]
 BEGIN = ((":status", "200"), ("content-type", "application/grpc"))
@@ -109,7 +110,7 @@ class Host:
             connected, _ = self._listening.accept()
             self.connections += 1
             with connected:
-                connected.settimeout(10)
+                connected.settimeout(60)
                 try:
                     script(Peer(connected))
                 except (EOFError, OSError) as err:
@@ -122,14 +123,14 @@ class Host:
         for thread in self._threads:
             while thread.ident is None:
                 time.sleep(0.01)
-            thread.join(10)
+            thread.join(60)
 
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(10)
+                thread.join(60)
 
 
 @pytest.fixture
@@ -267,7 +268,7 @@ def test_an_idle_connection_that_the_server_has_closed_is_not_used(host: Host, c
 
     host.serve(script, answering("second"))
     assert ask(channel) == "first"
-    assert gone.wait(5)
+    assert gone.wait(60)
     assert ask(channel) == "second"
 
 
@@ -384,7 +385,9 @@ def test_a_silent_server_is_named_when_the_deadline_has_passed(host: Host, chann
     begin = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded) as late:
         ask(channel, timeout=0.2)
-    assert 0.2 <= time.monotonic() - begin < 5
+    took = time.monotonic() - begin
+    assert took >= 0.2
+    assert pace.within(took, 5)
     assert late.value.message == f'"{host.address}" does not answer: the call has timed out'
     assert ask(channel) == "later"
 
@@ -554,7 +557,7 @@ def test_calls_at_once_have_a_connection_each_and_share_them_later(host: Host, c
         peer.greet()
         for _ in range(2):
             number = peer.request()
-            together.wait(10)
+            together.wait(60)
             peer.answer(number)
         peer.next()
 

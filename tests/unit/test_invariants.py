@@ -18,7 +18,7 @@ from plugin_sdk.images import Image
 from plugin_sdk.leases import Resource
 from plugin_sdk.scope import Scope
 from plugin_sdk.snapshots import Info, Kind
-from tests import scripted
+from tests import pace, scripted
 from tests.registries import FixedRegistry
 
 DATA = b"some content"
@@ -107,7 +107,7 @@ def test_1_no_transaction_is_open_while_a_plugin_works(daemon: Daemon) -> None:
         if name.startswith("before"):
             thread = threading.Thread(target=lambda: daemon.view("beside").leases.create(f"{len(others)}"))
             thread.start()
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
             others.append(name)
 
@@ -336,7 +336,7 @@ def test_8_a_plugin_that_never_answers_delays_only_calls_that_name_it(busy: Daem
     assert view.snapshotter("s").stat("layer").kind is Kind.COMMITTED
     with pytest.raises(errors.DeadlineExceeded):
         busy.view(deadline=time.monotonic() + 0.05).snapshotter("s").prepare("hung", "layer")
-    assert time.monotonic() - began < 2
+    assert pace.within(time.monotonic() - began, 2)
     gate.set()
     hung.join()
     assert {info.name for info in view.snapshotter("s").walk()} == {"layer", "hung"}
@@ -358,7 +358,7 @@ def test_8_when_it_answers_again_every_row_leaves_its_state(busy: Daemon, monkey
         with pytest.raises(errors.Unavailable):
             change()
     busy.metadata.plugin_ready(plugin.SNAPSHOTTER, "s", restarted=True)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     unsettled = "SELECT name FROM snapshots WHERE state <> 'ready' OR unpushed UNION SELECT backend FROM graves"
     while busy.column(unsettled) and time.monotonic() < deadline:
         time.sleep(0.01)

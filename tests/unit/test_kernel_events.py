@@ -97,7 +97,7 @@ def test_close_ends_a_listener_that_waits_in_another_thread(exchange: events.Exc
     thread.start()
     exchange.publish([envelope("/a")])
     listener.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert [event.topic for event in ended] in ([], ["/a"])
 

@@ -51,7 +51,7 @@ def test_two_that_want_the_same_pair_do_not_block_each_other_for_ever() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -283,7 +283,7 @@ def test_put_swaps_and_closes_the_old_one_after_its_calls() -> None:
         with registry.use(plugin.SNAPSHOTTER, "a") as new:
             assert new is not old
         assert not old.closed
-    retire.join(5)
+    retire.join(60)
     assert old.closed
     assert not new.closed
 

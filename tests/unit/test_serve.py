@@ -27,7 +27,7 @@ from plugin_sdk.wire import health, rpc, transport
 from plugin_sdk.wire import snapshots as wire_snapshots
 from plugin_sdk.wire.http2.server import Server
 from plugins_builtin.content import local
-from tests import certificates, programs
+from tests import certificates, pace, programs
 from tests.programs import Program
 from tests.serving import running
 
@@ -59,7 +59,7 @@ class Snapshotter(native.Snapshotter):
         if key == "defect":
             raise ZeroDivisionError("a defect")
         if key == "together":
-            TOGETHER.wait(20)
+            TOGETHER.wait(60)
         if key == "slow":
             print("slow begins", flush=True)
             time.sleep(1)
@@ -219,7 +219,7 @@ def test_it_answers_more_calls_at_once_than_the_daemon_makes(channel: transport.
     with ThreadPoolExecutor(48) as pool:  # three kinds of plugin, sixteen calls each
         for future in [pool.submit(snapshots.stat, "together") for _ in range(48)]:
             with pytest.raises(errors.NotFound):
-                future.result(20)
+                future.result(60)
 
 
 def test_a_call_has_a_deadline(channel: transport.Channel) -> None:
@@ -227,7 +227,7 @@ def test_a_call_has_a_deadline(channel: transport.Channel) -> None:
     begin = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
         snapshots.stat("slow")
-    assert time.monotonic() - begin < 0.9
+    assert pace.within(time.monotonic() - begin, 0.9)
 
 
 # Content for a differ
@@ -301,7 +301,7 @@ def test_a_differ_learns_that_its_caller_has_gone(start: Start, daemon: tuple[st
         made.wait_to_say("differ waits")
         scope.cancel()
         with pytest.raises(errors.Canceled):
-            future.result(10)
+            future.result(60)
     made.wait_to_say("differ gives up")
 
 
@@ -323,7 +323,7 @@ def test_content_is_the_daemons_by_default() -> None:
 def test_a_signal_ends_it_and_nothing_is_left(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     made = start()
     made.process.send_signal(number)
-    assert made.process.wait(10) == 0
+    assert made.process.wait(60) == 0
     assert not Path(address(tmp_path)).exists()
     assert made.said().splitlines()[-2:] == ["snapshotter closed", "content closed"]
 
@@ -336,7 +336,7 @@ def test_a_call_that_runs_ends_with_its_answer(start: Start, tmp_path: Path) -> 
         future = pool.submit(snapshots.stat, "slow")
         made.wait_to_say("slow begins")
         assert made.terminate() == 0
-        assert future.result(10).name == "slow"
+        assert future.result(60).name == "slow"
 
 
 def test_an_open_writer_is_told_and_its_ingest_can_be_resumed(start: Start, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_an_open_writer_is_told_and_its_ingest_can_be_resumed(start: Start, tmp_
         writer.write(DATA[:4])
         begin = time.monotonic()
         assert made.terminate() == 0
-        assert time.monotonic() - begin < serve.GRACE
+        assert pace.within(time.monotonic() - begin, serve.GRACE)
         with pytest.raises(errors.Unavailable):
             writer.write(DATA[4:])
     start()
@@ -412,7 +412,7 @@ def test_what_was_made_is_closed_when_the_rest_cannot_be(program: list[str], tmp
 def test_it_refuses_a_socket_where_another_lives_and_replaces_one_that_was_left(start: Start, tmp_path: Path) -> None:
     first = start()
     second = start("--root", str(tmp_path / "other"), wait=False)
-    assert second.process.wait(20) == 1
+    assert second.process.wait(60) == 1
     assert f'stars: another server listens on "{address(tmp_path)}"' in second.said()
     assert second.said().splitlines().count("snapshotter closed") == 1
     first.process.kill()
@@ -466,7 +466,7 @@ def test_it_says_its_version(program: list[str]) -> None:
 def test_systemd_is_told(tmp_path: Path, start: Start) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
+        manager.settimeout(60)
         made = start(NOTIFY_SOCKET=str(tmp_path / "notify"), JOURNAL_STREAM="8:1")
         assert manager.recv(100) == b"READY=1"
         assert made.terminate() == 0
@@ -521,7 +521,7 @@ def test_it_serves_on_a_socket_that_is_handed_over(program: list[str], tmp_path:
 
 def test_tcp_is_handed_over_with_tls_only(program: list[str], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, handed_over(program, listener, tmp_path / "log") as made:
-        assert made.process.wait(20) == 1
+        assert made.process.wait(60) == 1
         assert "stars: the service manager hands over TCP, which needs TLS: certificate, key and CA" in made.said()
 
 

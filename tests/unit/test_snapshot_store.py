@@ -89,7 +89,7 @@ def test_no_transaction_is_open_while_a_snapshot_is_made_or_sealed(store):
 def in_another_thread(work):
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -71,29 +71,29 @@ def described(workers, params):
         worker = workers.start(entry("describe"), params, [writer])
         os.close(writer)
         answer = json.loads(file.read())
-    assert worker.wait(10) == 0
+    assert worker.wait(60) == 0
     assert answer["pid"] == worker.pid
     return answer
 
 
 def wait_until(condition):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def test_a_worker_answers_its_exit_status(workers):
-    assert workers.start(entry("exit_with"), {"status": 3}).wait(10) == 3
-    assert workers.start(entry("exit_with"), {"status": None}).wait(10) == 0
+    assert workers.start(entry("exit_with"), {"status": 3}).wait(60) == 3
+    assert workers.start(entry("exit_with"), {"status": None}).wait(60) == 0
 
 
 def test_a_signal_is_a_negative_status(workers):
-    assert workers.start(entry("die_by"), {"signal": 15}).wait(10) == -15
+    assert workers.start(entry("die_by"), {"signal": 15}).wait(60) == -15
 
 
 def test_an_exception_is_status_1(workers):
-    assert workers.start(entry("fail"), {}).wait(10) == 1
+    assert workers.start(entry("fail"), {}).wait(60) == 1
 
 
 def test_a_worker_has_only_standard_descriptors_and_those_given(workers):
@@ -110,7 +110,7 @@ def test_kill_ends_a_worker_and_is_harmless_afterwards(workers):
     with pytest.raises(errors.DeadlineExceeded):
         worker.wait(0.05)
     worker.kill()
-    assert worker.wait(10) == -9
+    assert worker.wait(60) == -9
     worker.kill()
     worker.close()
     worker.close()
@@ -125,7 +125,7 @@ def test_many_threads_start_workers_at_once(workers):
     statuses = {}
 
     def run(number):
-        statuses[number] = workers.start(entry("exit_with"), {"status": number}).wait(20)
+        statuses[number] = workers.start(entry("exit_with"), {"status": number}).wait(60)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(40)]
     for thread in threads:
@@ -139,8 +139,8 @@ def test_a_dead_spawner_takes_its_workers_along_and_is_started_again(workers):
     worker = workers.start(entry("sleep"), {})
     dead = workers.pids[-1]
     os.kill(dead, signal.SIGKILL)
-    assert worker.wait(10) == -9
-    assert workers.start(entry("exit_with"), {"status": 4}).wait(10) == 4
+    assert worker.wait(60) == -9
+    assert workers.start(entry("exit_with"), {"status": 4}).wait(60) == 4
     assert dead not in workers.pids
 
 
@@ -161,9 +161,9 @@ def test_the_process_for_workers_ends_when_there_are_none(root):
     with pytest.raises(errors.DeadlineExceeded):
         worker.wait(0.5)
     worker.kill()
-    assert worker.wait(10) == -9
+    assert worker.wait(60) == -9
     wait_until(lambda: len(workers.pids) == 1)
-    assert workers.start(entry("exit_with"), {"status": 5}).wait(10) == 5
+    assert workers.start(entry("exit_with"), {"status": 5}).wait(60) == 5
     workers.close()
 
 
@@ -182,7 +182,7 @@ def test_a_child_that_takes_the_death_signal_back_outlives_the_spawner(root):
     with pytest.raises(errors.DeadlineExceeded):
         worker.wait(0.05)
     worker.kill()
-    assert worker.wait(10) == -9
+    assert worker.wait(60) == -9
     worker.close()
 
 
@@ -190,7 +190,7 @@ def test_close_ends_the_spawner_and_its_workers(root):
     workers = spawner.Spawner(root)
     worker, pids = workers.start(entry("sleep"), {}), workers.pids
     workers.close()
-    assert worker.wait(10) == -9
+    assert worker.wait(60) == -9
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -133,7 +133,7 @@ def test_a_passed_deadline_ends_the_call_and_cancels_its_scope(serve: Serve) -> 
 
     with pytest.raises(errors.DeadlineExceeded):
         ask(serve(Fake(Info=slow)), Scope("default", None, time.monotonic() + 0.2))
-    assert canceled.wait(5)
+    assert canceled.wait(60)
 
 
 def test_cancelling_waits_for_the_work_that_has_begun(serve: Serve) -> None:
@@ -157,7 +157,7 @@ def test_cancelling_waits_for_the_work_that_has_begun(serve: Serve) -> None:
         ask(serve(Fake(Info=slow)), Scope("default", None, time.monotonic() + 0.2))
     assert begun.is_set()
     go.set()
-    assert closed.wait(5)
+    assert closed.wait(60)
     assert order == ["work", "closed"]
 
 
@@ -214,7 +214,7 @@ def test_leaving_a_stream_closes_it_at_the_server(serve: Serve) -> None:
 
     with read(serve(Fake(Read=chunks))) as answers:
         next(answers)
-    assert closed.wait(5)
+    assert closed.wait(60)
 
 
 def test_a_conversation_alternates(serve: Serve) -> None:
@@ -241,7 +241,7 @@ def test_a_channel_finds_a_server_that_came_back(serve: Serve, tmp_path: Path, c
     with pytest.raises(errors.Unavailable):
         ask(channel)
     serve(Fake(Info=echo))
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             ask(channel)

@@ -226,10 +226,10 @@ def test_one_who_goes_while_the_writer_is_opened_leaves_none_open(serve) -> None
     stub = rpc.Stub(serve(wire.Servicer(lambda call: Store())), wire.SERVICE, Scope("default"))
     request = content_pb2.WriteContentRequest(ref="r")
     with stub.stream("Write", [request], content_pb2.WriteContentResponse):
-        assert begun.wait(5)
+        assert begun.wait(60)
     threading.Event().wait(0.1)  # until the server knows that the caller is gone
     go.set()
-    assert closed.wait(5)
+    assert closed.wait(60)
 
 
 # Lists

@@ -77,7 +77,7 @@ def test_a_subscription_gives_envelopes_until_it_is_closed(proxy, exchange):
     threading.Timer(0.2, subscription.close).start()
     with pytest.raises(StopIteration):
         next(subscription)
-    assert exchange.closed.wait(5)
+    assert exchange.closed.wait(60)
 
 
 def test_a_bad_filter_is_an_invalid_argument(proxy):
@@ -93,7 +93,7 @@ def test_many_subscriptions_hold_no_thread(proxy, exchange):
     proxy.publish("/a/b", EVENT)
     for subscription in subscriptions:
         subscription.close()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while exchange.open and time.monotonic() < end:
         time.sleep(0.02)
     assert exchange.open == 0

@@ -103,7 +103,7 @@ def test_what_the_daemon_has_sent_is_received_before_its_end(pair, streams):
     theirs.close()
     assert mine.receive() == MESSAGE
     assert mine.receive() is None
-    assert theirs.wait(10)
+    assert theirs.wait(60)
     with pytest.raises(errors.NotFound):
         streams.find("default", mine.id)
     with pytest.raises(errors.Canceled):
@@ -115,7 +115,7 @@ def test_a_thread_that_waits_is_told_when_the_caller_goes(pair):
     threading.Timer(0.1, mine.cancel).start()
     with pytest.raises(errors.Canceled):
         theirs.receive()
-    assert theirs.wait(10)
+    assert theirs.wait(60)
 
 
 def test_a_thread_that_waits_is_told_when_the_stream_is_closed(pair):
@@ -146,7 +146,7 @@ def test_a_daemon_whose_caller_does_not_receive_waits(pair):
     assert sender.is_alive()
     for _ in range(64):
         assert mine.receive() == big
-    sender.join(10)
+    sender.join(60)
     assert len(sent) == 64
 
 
@@ -208,7 +208,7 @@ def test_bytes_come_as_they_are_at_the_daemon(pair, size):
     thread = written(byte_streams.Writer, mine, some(size), 70_000)
     assert byte_streams.reader(theirs).read() == some(size)
     theirs.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -217,7 +217,7 @@ def test_bytes_come_as_they_are_at_the_caller(pair, size):
     mine, theirs = pair
     thread = written(byte_streams.AckedWriter, theirs, some(size), 70_000)
     assert byte_streams.reader(mine).read() == some(size)
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -258,7 +258,7 @@ def test_a_receiver_like_containerds_has_everything_when_the_writer_has_finished
     assert bytes(strict.data) == some(size)
     assert all(each <= byte_streams.CHUNK for each in strict.sizes[:-1])
     close()
-    thread.join(10)
+    thread.join(60)
 
 
 def test_a_receiver_that_gives_little_credit_gets_everything(pair, monkeypatch):
@@ -271,7 +271,7 @@ def test_a_receiver_that_gives_little_credit_gets_everything(pair, monkeypatch):
         got += wire.unpack(mine.receive(), streaming_pb2.Data).data
     assert bytes(got) == some(1000)
     assert mine.receive() is None
-    thread.join(10)
+    thread.join(60)
 
 
 def test_nothing_is_sent_without_credit(pair):

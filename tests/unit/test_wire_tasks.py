@@ -11,6 +11,7 @@ from plugin_sdk.oci import Descriptor
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import rpc
 from plugin_sdk.wire import tasks as wire
+from tests import pace
 from tests.recording import Recorder
 
 MOUNTS = [Mount("overlay", "overlay", "", ("lowerdir=/a",))]
@@ -172,7 +173,7 @@ def test_wait_ends_after_its_timeout(proxy):
     begin = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
         proxy.wait("sleeper", timeout=0.3)
-    assert time.monotonic() - begin < 5
+    assert pace.within(time.monotonic() - begin, 5)
 
 
 def test_many_waits_hold_no_thread(channel, proxy):
@@ -187,7 +188,7 @@ def test_many_waits_hold_no_thread(channel, proxy):
     assert proxy.start("c") == 42
     scope.cancel()
     for wait in waits:
-        wait.join(5)
+        wait.join(60)
     assert not any(wait.is_alive() for wait in waits)
 
 
