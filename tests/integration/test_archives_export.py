@@ -20,7 +20,7 @@ from tests import archived
 
 pytestmark = [pytest.mark.root, pytest.mark.peer]
 NUMBERS = itertools.count(1)
-ONE, OTHER = "docker.io/library/one:1", "example.test/other:2"
+ONE, OTHER, SMALL = "docker.io/library/one:1", "example.test/other:2", "example.test/small:3"
 
 
 @pytest.fixture
@@ -139,16 +139,17 @@ def test_ctr_and_skopeo_read_what_is_exported(
 
 
 def test_umoci_unpacks_what_is_exported(client: corten.Client, namespace: str, source: Path, scratch: Path) -> None:
-    import_(client, namespace, source)
     folder = scratch / namespace
     folder.mkdir()
+    small = archived.layout(archived.image({"a": b"first"}, {"b": b"second"}, name=SMALL))
+    import_(client, namespace, images.write_archive(folder / "small.tar", small))
     try:
-        path = export(client, namespace, folder / "other.tar", OTHER)
+        path = export(client, namespace, folder / "exported.tar", SMALL)
         with tarfile.open(path) as archive:
             archive.extractall(folder / "layout", filter="data")
-        line = ["umoci", "unpack", "--image", f"{folder}/layout:2", folder / "bundle"]
+        line = ["umoci", "unpack", "--image", f"{folder}/layout:3", folder / "bundle"]
         subprocess.run(line, check=True, capture_output=True)
-        assert (folder / "bundle/rootfs/a").read_bytes() == b"amd64"
+        assert [(folder / "bundle/rootfs" / name).read_bytes() for name in ("a", "b")] == [b"first", b"second"]
     finally:
         subprocess.run(["rm", "-r", folder], check=True)
 
