@@ -1,7 +1,8 @@
 """Transfers: by the daemon where it can, else here, with the daemon's other services.
 
-containerd has its Transfer service since 1.7. For one without it the same engine that Corten's daemon has works in this
-process: registries are spoken to from here, with this machine's configuration and credentials.
+containerd has its Transfer service since 1.7, and that of 1.7 leaves out how a registry is to be spoken to. Where it
+does not do, the same engine that Corten's daemon has works in this process: registries are spoken to from here, with
+this machine's configuration and credentials.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Challenge", "Credentials", "Progress", "Registry", "RegistryOptions", "Transfers"]
 
 SERVICE = "containerd.services.transfer.v1.Transfer"
+_FIRST = "1.7."  # of containerd, the first with Transfer; it knows neither host_dir nor scheme
 STREAMING = "containerd.services.streaming.v1.Streaming"
 
 
@@ -62,7 +64,7 @@ class Transfers(transfer.Transferrer):
         """As the contract says. ``progress`` is called in threads of the client's."""
         from plugin_sdk.wire.transfer import Proxy
 
-        if self._client.lacks(SERVICE):
+        if self._client.lacks(SERVICE) or self._is_too_much(source, destination):
             return self._here(source, destination, progress)
         try:
             return Proxy(self._client.channel, self._client.scope).transfer(source, destination, progress)
@@ -71,6 +73,11 @@ class Transfers(transfer.Transferrer):
                 raise
             self._client.note_lack(SERVICE)
         return self._here(source, destination, progress)
+
+    def _is_too_much(self, source: Source, destination: Destination) -> bool:
+        """Whether the daemon's Transfer would not see to all that is asked."""
+        ends = [end for end in (source, destination) if isinstance(end, Registry)]
+        return any(end.host_dir or end.scheme for end in ends) and self._client.version().version.startswith(_FIRST)
 
     def _here(self, source: Source, destination: Destination, progress: Report | None) -> Sequence[str]:
         from plugin_sdk.distribution import engine
