@@ -89,14 +89,20 @@ class Ends:
 
 
 class _Asking:
-    """Asks the caller for credentials, one at a time."""
+    """Asks the caller for credentials, one at a time. One who has gone has none: what others wait for goes on."""
 
     def __init__(self, stream: streaming.Stream) -> None:
         self._stream = stream
         self._lock = threading.Lock()
 
     def __call__(self, challenge: transfer.Challenge) -> transfer.Credentials | None:
+        try:
+            answer = self._answer(challenge)
+        except errors.Canceled:
+            return None
+        return None if answer is None else ends.credentials(streaming.unpack(answer, registry_pb2.AuthResponse))
+
+    def _answer(self, challenge: transfer.Challenge) -> Any | None:
         with self._lock:
             self._stream.send(streaming.pack(ends.challenge_message(challenge)))
-            answer = self._stream.receive()
-        return None if answer is None else ends.credentials(streaming.unpack(answer, registry_pb2.AuthResponse))
+            return self._stream.receive()

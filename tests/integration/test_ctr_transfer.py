@@ -195,6 +195,13 @@ def test_pull_reads_the_folder_of_hosts_that_it_names(
     assert list(newest.same(lambda side: holdings.of(side, fresh)).images) == ["mirrored.example/folder:1"]
 
 
+def test_a_request_for_a_dump_has_no_effect(newest: Both, registries: registry.Registries, fresh: str) -> None:
+    registries.push(registry_images.simple("dumped"), "dumped:1")
+    line = ("images", "pull", "--plain-http", "--http-dump", registries["plain"].reference("dumped:1"))
+    assert "HTTP/1.1" not in newest.corten.output(*line, namespace=fresh)
+    assert list(holdings.of(newest.corten, fresh).images)
+
+
 def test_push(pair: Pair, registries: registry.Registries, fresh: str, name: str) -> None:
     plain, image = registries["plain"], registry_images.simple(name)
     registries.push(image, f"{name}:1")
