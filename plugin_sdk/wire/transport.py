@@ -43,7 +43,7 @@ _CLIENT_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # which is how long an attempt may take, on a slow machine too
+    ("grpc.min_reconnect_backoff_ms", 2000),  # which is how long an attempt may take, on a slow machine too
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

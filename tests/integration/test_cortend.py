@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import select
 import shutil
 import signal
 import socket
@@ -93,8 +95,11 @@ def test_it_tells_the_service_manager(start: Start, directory: Path) -> None:
 
 def test_at_its_end_waits_fail_and_its_sockets_are_gone(start: Start) -> None:
     daemon = start()
-    events = subprocess.Popen(daemon.argv("events"), stderr=subprocess.PIPE)
-    time.sleep(0.5)
+    events = subprocess.Popen(daemon.argv("events"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for number in itertools.count():
+        daemon.ctr("namespaces", "create", f"n{number}", check=True)
+        if select.select([events.stdout], [], [], 0.2)[0]:  # it listens
+            break
     assert daemon.terminate() == 0
     _, said = events.communicate(timeout=120)
     assert events.returncode == 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import select
 import subprocess
-import time
 
 import pytest
 
@@ -46,9 +46,11 @@ def test_events_are_printed(both: Both, fresh: str) -> None:
         line = side.argv("events")
         with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            time.sleep(0.5)
             side.output("namespaces", "create", fresh, "color=blue")
-            row = process.stdout.readline().decode()
+            while not select.select([process.stdout], [], [], 1)[0]:  # it does not listen yet
+                side.output("namespaces", "remove", fresh)
+                side.output("namespaces", "create", fresh, "color=blue")
+            row = next(line for line in process.stdout if b"/namespaces/create" in line).decode()
             process.kill()
         return side.normalise(row)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from scripts import images
+from tests.proxied import until
 from tests.sides import Both, Side
 
 pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.peer]
@@ -91,10 +91,14 @@ def chain(side: Side) -> str:
     return next(row.split()[0] for row in side.output("snapshots", "ls").splitlines() if row.startswith("sha256:"))
 
 
+def text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def test_output_may_go_to_a_file(both: Both) -> None:
     line = ("run", "-d", "--log-uri", "file://{dir}/out.log", BUSYBOX, "@log", *sh("echo out; echo err >&2"))
     both.ctr(*line)
-    time.sleep(0.5)
+    both.each(lambda side: until(lambda: len(text(side.directory / "out.log").split()) > 1))
     both.ctr("tasks", "rm", "-f", "@log", code=None)
     both.ctr("containers", "rm", "@log")
     both.same(lambda side: sorted((side.directory / "out.log").read_text().split()))
@@ -108,7 +112,7 @@ def test_a_program_may_take_the_output(both: Both) -> None:
 
     both.each(write)
     both.ctr("run", "-d", "--log-uri", "binary://{dir}/logger", BUSYBOX, "@taken", *sh("echo out"))
-    time.sleep(0.5)
+    both.each(lambda side: until(lambda: text(side.directory / "taken")))
     both.ctr("tasks", "rm", "-f", "@taken", code=None)
     both.ctr("containers", "rm", "@taken")
     assert both.same(lambda side: (side.directory / "taken").read_text()) == "out\n"
@@ -186,7 +190,7 @@ def test_many_containers_at_once(both: Both) -> None:
     names = [f"@many-{number}" for number in range(8)]
     for name in names:
         both.ctr("tasks", "kill", "-s", "KILL", name)
-    time.sleep(0.5)
+    both.each(lambda side: until(lambda: side.output("tasks", "ls").count("STOPPED") == 8))
     both.ctr("tasks", "rm", *names)
     both.ctr("containers", "rm", *names)
     assert both.ctr("containers", "ls", "-q").lines == []

@@ -11,6 +11,7 @@ import pytest
 
 from scripts import images
 from tests import terminal
+from tests.proxied import until
 from tests.sides import Both
 
 pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.peer]
@@ -123,9 +124,10 @@ def test_exec_refuses_what_is_wrong(both: Both, running: Running) -> None:
 
 
 def test_kill_delivers_the_signal(both: Both, running: Running) -> None:
-    script = 'trap "exit 9" USR1; while :; do sleep 0.05; done'
+    script = 'trap "exit 9" USR1; : >/ready; while :; do sleep 0.05; done'
     with running("@signal", "/bin/sh", "-c", script) as name:
-        time.sleep(0.3)
+        look = ("tasks", "exec", "--exec-id", "look", name, "/bin/test", "-e", "/ready")
+        both.each(lambda side: until(lambda: side.ctr(*look).returncode == 0))
         both.ctr("tasks", "kill", "-s", "SIGUSR1", name)
         stopped(both, name)
         assert "exit code 9" in both.ctr("tasks", "rm", name).stderr

@@ -20,6 +20,7 @@ from plugin_sdk import errors, mounts, runtime, specs
 from plugin_sdk.api.types.runc.options import oci_pb2
 from plugins_builtin.runtime.plugin import Config
 from plugins_builtin.runtime.runc import Runc
+from tests import pace
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 
@@ -711,10 +712,10 @@ def test_exits_of_the_time_between_are_reported_by_load(bench):
     task.start("e")
     bench.restart()
     before = time.time_ns()
-    time.sleep(1)
+    wait_until(lambda: not alive(task.pid))
     task = bench.load("between")
     assert {(exit.exec_id, exit.status) for exit in bench.exits} == {("", 8), ("e", 2)}
-    assert abs(bench.wait("between").exited_at - before) < 1e9
+    assert pace.within(abs(bench.wait("between").exited_at - before) / 1e9, 1)
     assert task.state().status is runtime.Status.STOPPED
 
 
