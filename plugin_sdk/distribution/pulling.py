@@ -220,8 +220,7 @@ class _Layers:
         def needed(number: int) -> None:
             nonlocal first
             first = min(first, number)
-            self._begin(layers[number].digest)  # by its unpacking
-            for layer in layers[number + 1 :]:
+            for layer in layers[number:]:
                 if self._begin(layer.digest):
                     self._crew.queue(functools.partial(self._blobs.obtain, self._view, layer, self._crew.check, None))
 

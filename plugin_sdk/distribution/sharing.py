@@ -97,6 +97,7 @@ class Flight:
             if self._left or self.failure is not None:
                 return False
             self._listeners.append(listener)
+            listener.missed = self._last
             return True
 
     def leave(self, listener: _Listener) -> bool:
@@ -108,8 +109,8 @@ class Flight:
 
     def wait(self, listener: _Listener) -> None:
         """Raises what the work has raised."""
-        if self._last is not None:
-            listener.hear(self._last)
+        if listener.missed is not None:
+            listener.hear(listener.missed)
         while not self._ended.wait(_LOOK):
             listener.check()
         listener.check()
@@ -119,6 +120,8 @@ class Flight:
 
 class _Listener:
     def __init__(self, check: Callable[[], None], listen: Listen) -> None:
+        self.missed: Any = None
+        """The last that was told before it came."""
         self._check = check
         self._listen = listen
         self._failure: BaseException | None = None

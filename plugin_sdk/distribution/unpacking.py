@@ -225,10 +225,10 @@ class Unpacking:
         return {**self._layer.annotations, snapshots.TARGET_LABEL: self._context.target}
 
     def _apply(self, view: daemon.View, mounts: Sequence[Mount], flight: sharing.Flight) -> Descriptor:
-        flight.tell(NEEDED)
         if keeping.hold(view, self._layer, {}):
             return self._apply_stored(view, mounts, flight)
         if not self._settings.single_pass:
+            flight.tell(NEEDED)
             self._bytes.obtain(view, self._layer, flight.check, None)
             return self._apply_stored(view, mounts, flight)
         made = self._apply_coming(view, mounts, flight)
@@ -241,17 +241,21 @@ class Unpacking:
     def _apply_coming(self, view: daemon.View, mounts: Sequence[Mount], flight: sharing.Flight) -> Descriptor | None:
         """Returns when the blob is there and its digest is right. None: it came without being unpacked.
 
-        When a layer cannot be unpacked, its download goes on, since it may have other bytes than those of its digest.
+        When a layer is wrong in itself, its download goes on, since it may have other bytes than those of its digest.
         """
         made, failure = None, None
         with Crew(flight.check) as crew:
             tee = Tee(self._layer, crew.check)
             crew.start(lambda: self._bytes.obtain(view, self._layer, crew.check, tee))
+            taken = tee.is_taken()
+            flight.tell(NEEDED)  # not before: who hears it joins the download, which must not begin without the tee
             try:
-                if tee.is_taken():
+                if taken:
                     made = view.differ().apply(self._layer, mounts, TeeStore(view.content, tee))
             except errors.Error as err:
                 failure = err if tee.opened and not tee.failed else None
+                if failure is not None and not isinstance(err, (errors.InvalidArgument, errors.DataLoss)):
+                    raise
             finally:
                 tee.leave()
         if failure is not None:

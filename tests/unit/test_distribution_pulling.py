@@ -1,77 +1,31 @@
 """Pulls, by a kernel in this process, from a registry that is an object."""
 
 import threading
-from pathlib import Path
 
 import pytest
 
-from kernel import config, directories
-from kernel.daemon import Daemon
-from kernel.spawner import Spawner
 from plugin_sdk import errors, identifiers, oci, platforms, transfer
-from plugin_sdk.distribution import graph, keeping, pulling, unpacking
+from plugin_sdk.distribution import graph, keeping, pulling
 from plugin_sdk.distribution.job import Job
-from tests import fake_registry
+from tests import kernels
 from tests.fake_registry import told
+from tests.kernels import NAME
 
 pytestmark = pytest.mark.root
 
-NAME = "registry.example/app:1"
 SOURCE = "containerd.io/distribution.source.registry.example"
 UNPACK = [transfer.Unpack(platforms.Platform("linux", "amd64"))]
 
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("daemon")
-    path = directory / "plugins.toml"
-    path.write_text(f'root = "{directory}/root"\nstate = "{directory}/state"\n')
-    directories.make(directory / "root", directory / "state")
-    workers = Spawner(Path(__file__).parents[2])
-    made = Daemon(config.load(path), workers)
-    yield made
-    made.close()
-    workers.close()
-
-
-class Rig:
-    """A namespace of its own, and what is pulled into it."""
-
-    def __init__(self, kernel, namespace):
-        self.kernel = kernel
-        self.namespace = namespace
-        self.view = kernel.view(namespace)
-        self.registry = fake_registry.Registry()
-        self.settings = unpacking.Settings()
-        self.steps = []
-
-    def image(self, *, seed=1, **more):
-        """With bytes that no other test's has."""
-        return fake_registry.Image(self.registry, seed=f"{self.namespace} {seed}", **more)
-
-    def job(self, check=fake_registry.never, namespace=""):
-        return Job(self.kernel, namespace or self.namespace, progress=self.steps.append, check=check)
-
-    def pull(self, *, reference=NAME, check=fake_registry.never, namespace="", unpacks=(), **more):
-        store = transfer.ImageStore(reference, unpacks=unpacks, **more)
-        return pulling.pull(self.job(check, namespace), self.registry.connect(reference), store, self.settings)
-
-    def blobs(self):
-        return {info.digest: info for info in self.view.content.walk()}
-
-    def snapshots(self):
-        return {info.name: info for info in self.view.snapshotter("overlayfs").walk()}
-
-    def ingests(self):
-        return {status.ref: status.offset for status in self.view.content.list_statuses()}
-
-    def has_only(self, *blobs):
-        return set(self.blobs()) == {of.digest for of in blobs}
+    with kernels.running(tmp_path_factory.mktemp("daemon")) as made:
+        yield made
 
 
 @pytest.fixture
 def rig(kernel, request):
-    return Rig(kernel, "t" + oci.digest_of(request.node.name.encode())[7:19])
+    return kernels.Rig(kernel, "t" + oci.digest_of(request.node.name.encode())[7:19])
 
 
 # --- what a pull leaves
@@ -260,8 +214,7 @@ def test_an_interrupted_pull_goes_on_where_it_was(rig, unpacks):
     assert NAME in failed.value.message
     assert not rig.snapshots()
     assert not rig.view.leases.list()
-    rig.view.leases.create("sweep")
-    rig.view.leases.delete("sweep", sync=True)
+    rig.sweep()
     [(ref, offset)] = rig.ingests().items()
     assert ref == graph.ref(layer)
     assert offset >= layer.size * 9 // 10
