@@ -28,6 +28,7 @@ from kernel.metadata.database import Database, forbid_transaction
 from kernel.metadata.namespaces import Namespaces
 from kernel.metadata.store import Metadata, View
 from kernel.tasks import Tasks
+from kernel.transfers import Transferrer
 from kernel.watch import Watch
 from plugin_sdk import containers, daemon, errors, filters, platforms, plugin, systemd
 from plugin_sdk.scope import Scope
@@ -84,6 +85,7 @@ class Daemon:
             tasks=self.tasks.bind,
             events=lambda scope: self.exchange.bind(scope.namespace),
             differ=lambda scope, name: Differ(self.registry, scope, name),
+            transfer=lambda scope: Transferrer(self.registry, scope),
         )
         stack.callback(self.metadata.close)
         self._load_plugins()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from plugin_sdk import containers, content, diff, events, images, leases, namespaces, snapshots, tasks
+
+if TYPE_CHECKING:
+    from plugin_sdk import transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,11 @@ class View(Protocol):
 
     @property
     def events(self) -> events.Exchange: ...
+
+    @property
+    def transfer(self) -> transfer.Transferrer:
+        """It raises Unimplemented when nobody here transfers."""
+        ...
 
     def snapshotter(self, name: str) -> snapshots.Snapshotter:
         """Raises InvalidArgument ``snapshotter not loaded: NAME``."""

@@ -14,6 +14,7 @@ method of a view blocks, and takes care of leases, edges and events.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kernel.metadata import graves, leases, settling
 from kernel.metadata.backends import Backends, Registry
@@ -29,9 +30,13 @@ from kernel.metadata.snapshots import Snapshots
 from plugin_sdk import diff, errors, events, identifiers, plugin, tasks
 from plugin_sdk.scope import Scope
 
+if TYPE_CHECKING:
+    from plugin_sdk import transfer
+
 Tasks = Callable[[Scope], tasks.Manager]
 Events = Callable[[Scope], events.Exchange]
 Differs = Callable[[Scope, str], diff.Differ]
+Transfers = Callable[[Scope], "transfer.Transferrer"]
 
 
 def _absent(*_: object) -> None:
@@ -39,7 +44,7 @@ def _absent(*_: object) -> None:
 
 
 class Metadata:
-    """``tasks``, ``events`` and ``differ`` make what a view offers beside SQLite's.
+    """``tasks``, ``events``, ``differ`` and ``transfer`` make what a view offers beside SQLite's.
 
     ``background`` False leaves settling and reaping to explicit calls of ``settle_plugin``; tests use it.
     """
@@ -52,12 +57,14 @@ class Metadata:
         tasks: Tasks = _absent,  # type: ignore[assignment]
         events: Events = _absent,  # type: ignore[assignment]
         differ: Differs = _absent,  # type: ignore[assignment]
+        transfer: Transfers = _absent,  # type: ignore[assignment]
         background: bool = True,
     ) -> None:
         self.database = database
         self.tasks = tasks
         self.events = events
         self.differ = differ
+        self.transfer = transfer
         self._registry = registry
         self._reaper = Reaper(self.settle_plugin)
         kick = self._reaper.kick if background else lambda kind, id: None
@@ -130,6 +137,10 @@ class View:
     @property
     def events(self) -> events.Exchange:
         return self._metadata.events(self._scope)
+
+    @property
+    def transfer(self) -> transfer.Transferrer:
+        return self._metadata.transfer(self._scope)
 
     def snapshotter(self, name: str) -> Snapshots:
         if name not in self._metadata.backends.registry.ids(plugin.SNAPSHOTTER):

@@ -6,7 +6,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from plugin_sdk import daemon, plugin
-from plugin_sdk.wire import rpc, streaming
+from plugin_sdk.scope import Scope
+from plugin_sdk.wire import streaming
 from plugin_sdk.wire.transfer import Servicer
 from plugins_builtin.transfer import settings
 from plugins_builtin.transfer.plugin import Config
@@ -20,20 +21,20 @@ LANE = f"{plugin.SERVICE}.transfer"
 
 class Service(Servicer):
     def __init__(self, offered: daemon.Daemon, config: Config, streams: streaming.Streams) -> None:
-        super().__init__(self._engine, streams, LANE)
+        super().__init__(lambda call: self.transferrer(call.scope), streams, LANE)
         settings.check(config)
         self._daemon = offered
         self._config = config
         self._engines: Engines | None = None
         self._lock = threading.Lock()
 
-    def _engine(self, call: rpc.Call) -> transfer.Transferrer:
+    def transferrer(self, scope: Scope) -> transfer.Transferrer:
         with self._lock:
             if self._engines is None:
                 from plugins_builtin.transfer.making import Engines  # imports what speaks HTTP, and much else
 
                 self._engines = Engines(self._daemon, self._config)
-            return self._engines.make(call.scope)
+            return self._engines.make(scope)
 
     def close(self) -> None:
         with self._lock:
