@@ -105,6 +105,7 @@ class Repository:
             return "exists"
         if of.digest in self.registry.repositories:
             self.registry.note("mount", of.digest, tuple(sources))
+            self.registry.blobs[of.digest] = b"of another repository"
             return "mounted"
         data = b""
         for chunk in open(0):
