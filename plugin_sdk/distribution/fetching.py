@@ -19,6 +19,8 @@ from plugin_sdk.distribution.settings import Settings
 from plugin_sdk.oci import Descriptor
 
 _CHUNK = 1 << 20  # bytes that a caller gets at once
+_LEAST = 32 << 10  # and from a slow host
+_MOMENT = 0.05  # seconds that a host has for a chunk: less is lost when this process is killed
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -165,9 +167,12 @@ class Download:
                     raise Failed("it gives no ranges")
                 end = size
             self._hosts.served(self._wanted.of.digest, host.name)
+            pace = _LEAST
             while place < end:
+                began = time.monotonic()
                 with rate.reading():
-                    chunk = _read(answer, min(_CHUNK, end - place))
+                    chunk = _read(answer, min(pace, end - place))
+                pace = min(2 * pace, _CHUNK) if time.monotonic() - began < _MOMENT else max(pace // 2, _LEAST)
                 place += len(chunk)
                 if place > start:
                     yield chunk[-(place - start) :] if place - start < len(chunk) else chunk
