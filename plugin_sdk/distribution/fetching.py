@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -19,8 +20,7 @@ from plugin_sdk.distribution.settings import Settings
 from plugin_sdk.oci import Descriptor
 
 _CHUNK = 1 << 20  # bytes that a caller gets at once
-_LEAST = 32 << 10  # and from a slow host
-_MOMENT = 0.05  # seconds that a host has for a chunk: less is lost when this process is killed
+_GAP = 10  # milliseconds without a byte after which a chunk is handed out as it is
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -158,7 +158,9 @@ class Download:
         rate = Rate(least, self._settings.rate_window, look or self._look)
         size = self._wanted.of.size
         whole = start == 0 and end == size
-        headers = {"Accept": "*/*"} if whole else {"Accept": "*/*", "Range": f"bytes={start}-{end - 1}"}
+        headers = (
+            {"Accept": "*/*"} if whole else {"Accept": "*/*", "Range": f"bytes={start}-{end - 1 if end < size else ''}"}
+        )
         answer = host.send("GET", self._wanted.path, self._wanted.scopes, headers=headers)
         try:
             place = _place(answer, start, end, size)
@@ -167,12 +169,10 @@ class Download:
                     raise Failed("it gives no ranges")
                 end = size
             self._hosts.served(self._wanted.of.digest, host.name)
-            pace = _LEAST
+            more = _followed(answer)
             while place < end:
-                began = time.monotonic()
                 with rate.reading():
-                    chunk = _read(answer, min(pace, end - place))
-                pace = min(2 * pace, _CHUNK) if time.monotonic() - began < _MOMENT else max(pace // 2, _LEAST)
+                    chunk = _read(answer, more, min(_CHUNK, end - place))
                 place += len(chunk)
                 if place > start:
                     yield chunk[-(place - start) :] if place - start < len(chunk) else chunk
@@ -282,21 +282,39 @@ def _place(answer: statuses.Answer, start: int, end: int, size: int) -> int:
             raise Failed(f"it has fewer bytes than {start + 1}", errors.DataLoss, again=False)
         raise failed
     match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if match is not None and match[3] not in ("*", str(size)):
+        raise Failed(f"it has {match[3]} bytes instead of {size}", errors.DataLoss, again=False)
     if match is None or int(match[1]) > start or int(match[2]) >= end:
         raise Failed("it sends another range than it was asked for", errors.DataLoss, again=False)
-    if match[3] not in ("*", str(size)):
-        raise Failed(f"it has {match[3]} bytes instead of {size}", errors.DataLoss, again=False)
     return int(match[1])
 
 
-def _read(answer: statuses.Answer, size: int) -> bytes:
-    try:
-        data = answer.read(size)
-    except connections.TROUBLE as err:
-        raise connections.failure(err) from None
-    if not data:
+def _read(answer: statuses.Answer, more: select.poll, size: int) -> bytes:
+    """At most ``size`` bytes, and at least one. What has come is handed out when nothing follows it at once, so that it
+    is kept if the rest never comes."""
+    pieces: list[bytes] = []
+    left = size
+    while left and (not pieces or more.poll(_GAP)):
+        try:
+            piece = answer.read1(left)
+        except connections.TROUBLE as err:
+            if not pieces:
+                raise connections.failure(err) from None
+            break  # said again at the next read
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    if not pieces:
         raise Failed("it ends before the blob does")
-    return data
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _followed(answer: statuses.Answer) -> select.poll:
+    """Knows whether more of a body has come."""
+    made = select.poll()
+    made.register(answer.fileno(), select.POLLIN)
+    return made
 
 
 def _more(answer: statuses.Answer) -> bool:
