@@ -36,6 +36,8 @@ class Repository(downloading.Fetcher, Protocol):
     def read(self, of: Descriptor, limit: int = 0) -> bytes: ...
 
 
+_FOREIGN = {True: ["a foreign layer, which is looked for in the registry only"], False: []}
+
 Connect = Callable[[Check], Repository]
 """The repository for one who waits; what the check raises ends its work."""
 
@@ -150,7 +152,7 @@ class _Pull:
     # --- blobs
 
     def obtain(self, view: daemon.View, of: Descriptor, check: Check, tee: Tee | None) -> None:
-        with sentences.about(self._name):
+        with sentences.about(self._name, *_FOREIGN[graph.is_foreign(of.media_type)]):
             if not self.take(view, of):
                 self._download(view, of, check, tee)
             elif tee is not None:

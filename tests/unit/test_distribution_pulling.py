@@ -314,6 +314,20 @@ def test_a_layer_that_is_not_there_is_not_found(rig):
     assert all(info.kind.name == "COMMITTED" for info in rig.snapshots().values())
 
 
+def test_a_foreign_layer_is_looked_for_in_the_registry_only(rig):
+    config = rig.registry.add(oci.CONFIG, {"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": []}})
+    layer = rig.registry.add(oci.FOREIGN_LAYER_GZIP, rig.namespace.encode())
+    foreign = {**told(layer), "urls": ["https://elsewhere.example/layer"]}
+    document = {"schemaVersion": 2, "config": told(config), "layers": [foreign]}
+    root = rig.registry.tags["1"] = rig.registry.add(oci.MANIFEST, document)
+    data = rig.registry.blobs.pop(layer.digest)
+    with pytest.raises(errors.NotFound, match=f"a foreign layer.*{layer.digest}"):
+        rig.pull()
+    rig.registry.blobs[layer.digest] = data
+    rig.pull()
+    assert rig.has_only(config, layer, root)
+
+
 def test_an_empty_blob_is_refused(rig):
     layer = rig.registry.add(oci.LAYER, b"")
     config = rig.registry.add(oci.EMPTY, b"{}")
