@@ -6,6 +6,7 @@ import gzip
 import itertools
 import random
 import tarfile
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import zstandard
 
 from plugin_sdk import daemon, errors, oci, platforms, tar_headers, tars, transfer
-from plugin_sdk.distribution import archives, importing, layout, stored
+from plugin_sdk.distribution import archives, engine, importing, layout
 from plugin_sdk.distribution.job import Job
 from tests import archived
 from tests.archived import Forward, Image
@@ -534,5 +535,31 @@ def test_a_lease_of_the_caller_keeps_what_was_made(kernel: daemon.Daemon, namesp
     assert set(app.blobs) <= held
 
 
-def test_documents_are_bounded() -> None:
-    assert stored.JSON < 100 << 20
+def test_memory_is_bounded_whatever_the_size_of_a_member(kernel: daemon.Daemon, namespace: str) -> None:
+    size = 64 << 20
+    data = itertools.chain(
+        [tar_headers.format(tars.file(b"big", size))], itertools.repeat(bytes(1 << 16), size >> 16), [tar_headers.END]
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.InvalidArgument, match="neither"):
+            importing.import_stream(
+                Job(kernel, namespace), transfer.ImportStream(Forward(data, piece=1 << 20)), transfer.ImageStore("x")
+            )
+        assert tracemalloc.get_traced_memory()[1] < size // 2
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_image_that_cannot_be_unpacked_gets_no_record(
+    kernel: daemon.Daemon, namespace: str, view: daemon.View
+) -> None:
+    some, other = archived.image({"a": b"1"}, gzip=False), archived.image({"b": b"2"}, gzip=False)
+    files = archived.saved(some, "wrong:1") | {"0/layer.tar": archived.saved(other)["0/layer.tar"]}
+    store = transfer.ImageStore("", extra=[ANY], unpacks=[transfer.Unpack()])
+    with pytest.raises(errors.DataLoss, match=r"wrong:1.*has the diff ID"):
+        engine.Engine(kernel, namespace).transfer(transfer.ImportStream(Forward(archived.tar(files))), store)
+    assert_nothing_is_left(view)
+    files = archived.saved(some, "right:1")
+    engine.Engine(kernel, namespace).transfer(transfer.ImportStream(Forward(archived.tar(files))), store)
+    assert [snapshot.name for snapshot in view.snapshotter("overlayfs").walk()] == [oci.digest_of(files["0/layer.tar"])]
