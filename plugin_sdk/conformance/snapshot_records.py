@@ -151,7 +151,7 @@ class Records(Rig):
             (["labels.absent"], set()),
             ([""], {"layer", "active", "view"}),
         ],
-        ids=" or ".join,
+        ids=lambda names: " or ".join(sorted(names)),
     )
     def test_walk_takes_filters_of_which_one_must_match(
         self, subject: Subject, filters: list[str], expected: set[str]
