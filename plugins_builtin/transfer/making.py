@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from plugin_sdk import daemon, transfer
 from plugin_sdk.distribution import engine, registry, unpacking
 from plugin_sdk.scope import Scope
 from plugins_builtin.transfer import settings
-from plugins_builtin.transfer.plugin import Auth, Config
+
+if TYPE_CHECKING:
+    from plugins_builtin.transfer.plugin import Auth, Config
 
 
 class Engines:

@@ -10,11 +10,11 @@ from plugin_sdk.scope import Scope
 from plugin_sdk.wire import streaming
 from plugin_sdk.wire.transfer import Servicer
 from plugins_builtin.transfer import settings
-from plugins_builtin.transfer.plugin import Config
 
 if TYPE_CHECKING:
     from plugin_sdk import transfer
     from plugins_builtin.transfer.making import Engines
+    from plugins_builtin.transfer.plugin import Config
 
 LANE = f"{plugin.SERVICE}.transfer"
 

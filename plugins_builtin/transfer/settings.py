@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plugin_sdk import errors, platforms
 from plugin_sdk.platforms import Platform
-from plugins_builtin.transfer.plugin import Auth, Config
+
+if TYPE_CHECKING:
+    from plugins_builtin.transfer.plugin import Auth, Config
 
 _AT_LEAST_ONE = ("max_concurrent_downloads", "max_concurrent_uploaded_layers", "max_concurrent_unpacks", "timeout")
 

@@ -4,16 +4,18 @@ import types
 
 import pytest
 
-from plugin_sdk import content, diff, snapshots
+from plugin_sdk import content, diff, snapshots, transfer
 from plugin_sdk.conformance import content as content_checks
 from plugin_sdk.conformance import diff as diff_checks
 from plugin_sdk.conformance import sentences
 from plugin_sdk.conformance import snapshots as snapshot_checks
+from plugin_sdk.conformance.transferring import TransferSuite
 
 SUITES = {
     snapshots: snapshot_checks.SnapshotSuite,
     content: content_checks.ContentSuite,
     diff: diff_checks.DiffSuite,
+    transfer: TransferSuite,
 }
 
 NOT_CHECKED = {
@@ -42,6 +44,53 @@ NOT_CHECKED = {
         "After an error some of the files may be in the mount: the caller throws that snapshot away.": (
             "the caller's duty"
         ),
+    },
+    transfer: {
+        "Transfer: copies that the daemon makes: pull, push, import, export, tag.": "the title",
+        "A transfer goes from a **source** to a **destination**.": "the word",
+        "A **registry** holds repositories of images, and a **reference** names an image there.": "the word",
+        "An **image store** is a namespace's images with their content and snapshots.": "the word",
+        (
+            "A **byte stream** is an image archive on its way: an OCI image layout, or what ``docker save`` writes, "
+            "as a tar."
+        ): "the word",
+        "One use from start to end:": "the example, which needs a registry",
+        "Registry → image store pulls.": "needs a registry: test_ctr_transfer",
+        "Image store → registry pushes.": "needs a registry: test_ctr_transfer",
+        "When the caller has gone, the transfer stops.": "needs a process that is killed: test_ctr_transfer",
+        "For one registry host.": "the word",
+        (
+            "``header`` is a whole Authorization header; ``refresh`` an identity token, which is exchanged for a "
+            "bearer token; else ``username`` and ``secret``."
+        ): "needs a registry: test_registry_auth",
+        "Never shown in a message or a log.": "needs a registry: test_registry_auth",
+        (
+            "What a registry's host wants to be told: its ``WWW-Authenticate`` headers, and what is asked of it."
+        ): "the word",
+        "Answers credentials for a challenge; None when there are none.": "the word",
+        "An image at its registry.": "the word",
+        "``headers`` are sent with each request to the registry.": "needs a registry: test_distribution_fetching",
+        "``host_dir`` is a folder of hosts.toml files that is used instead of the daemon's own.": (
+            "needs a registry: test_registry_mirrors"
+        ),
+        "``scheme`` (``http`` or ``https``) is for hosts that no file describes.": (
+            "needs a registry: test_registry_mirrors"
+        ),
+        "``ask`` is called at a challenge, before the daemon's own sources of credentials.": (
+            "needs a registry: test_registry_auth"
+        ),
+        "``platforms`` are those whose content is wanted, all if empty.": "needs a registry: test_registry_stored",
+        "``all_metadata`` wants the manifests and configs of the other platforms too.": (
+            "needs a registry: test_registry_stored"
+        ),
+        (
+            "``manifest_limit`` bounds how many platforms of an index are taken, the best ones first; 0 means no bound."
+        ): "of how images are chosen: test_distribution_graph",
+        "Without ``platforms`` the daemon's own is written, or with ``all_platforms`` each.": (
+            "of how images are chosen: test_distribution_exporting"
+        ),
+        "A step.": "the word",
+        "``parents`` are the names of what refers to it.": "needs a registry: test_distribution_pulling",
     },
 }
 
@@ -148,7 +197,7 @@ def test_a_check_knows_its_sentences():
 
 
 def test_every_contract_has_sentences():
-    for module in (snapshots, content, diff):
+    for module in SUITES:
         found = sentences.contract(module)
         assert len(found) > 20
         assert all(sentence[-1] in ".:!?)" for sentence in found)
