@@ -8,6 +8,7 @@ import itertools
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_output_goes_to_a_file_that_is_open(client: corten.Client, id: str, tmp_
     ):
         task.start()
         assert task.wait(60).status == 0
-    assert (tmp_path / "out").read_text() == "from a file\nto stderr\n"
+    assert sorted((tmp_path / "out").read_text().splitlines()) == ["from a file", "to stderr"]
     container.delete()
 
 
@@ -202,9 +203,9 @@ def test_a_name_that_is_taken_is_taken_by_force_only(client: corten.Client) -> N
     assert "taken" not in client.images
 
 
-def test_a_registry_that_is_not_there_is_named(client: corten.Client) -> None:
-    with pytest.raises(errors.Error, match=r"localhost:1\b"):  # Unavailable; of containerd's Transfer, Unknown
-        client.images.pull("localhost:1/absent:1", plain_http=True)
+def test_a_name_that_is_no_reference_is_refused(client: corten.Client) -> None:
+    with pytest.raises(errors.Error, match=r"No( |%20)Reference"):  # InvalidArgument; of containerd's Transfer, Unknown
+        client.images.pull("localhost:1/No Reference:1")
 
 
 def test_a_service_that_is_missing_is_named(client: corten.Client) -> None:
@@ -346,7 +347,10 @@ def test_a_wait_can_be_given_up(client: corten.Client, daemon: daemons.Daemon, i
 
     before = threading.active_count()
     asyncio.run(main())
-    assert threading.active_count() <= before + 1
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline, f"threads go on: {threading.enumerate()}"
+        time.sleep(0.01)
 
 
 def test_a_transfer_can_be_given_up(client: corten.Client, daemon: daemons.Daemon) -> None:

@@ -19,7 +19,8 @@ from plugin_sdk import errors
 from plugin_sdk.api.services.content.v1 import content_pb2
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import rpc
-from plugin_sdk.wire.http2 import client, frames, headers
+from plugin_sdk.wire.http2 import client, exchange, frames, headers
+from plugin_sdk.wire.http2.assembly import Limits
 from plugin_sdk.wire.http2.frames import DATA, GOAWAY, HEADERS, PING, PREFIX, RST_STREAM, SETTINGS, WINDOW_UPDATE
 from plugin_sdk.wire.http2.reader import Reader
 from tests import pace
@@ -390,6 +391,18 @@ def test_a_silent_server_is_named_when_the_deadline_has_passed(host: Host, chann
     assert pace.within(took, 5)
     assert late.value.message == f'"{host.address}" does not answer: the call has timed out'
     assert ask(channel) == "later"
+
+
+def test_what_fails_after_the_deadline_fails_of_it() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = exchange.Connection(exchange.Socket(fileno=ours.detach()), "peer", Limits())
+        for left, kind in ((60, errors.Canceled), (-1, errors.DeadlineExceeded)):
+            call = exchange.Exchange(1, Limits(), time.monotonic() + left, 0)
+            call.finish(errors.Canceled("the server has given up"))
+            with pytest.raises(kind):
+                connection.receive(call)
+        connection.close()
 
 
 def test_a_server_that_takes_no_connection_is_given_up_at_the_deadline(tmp_path: Path) -> None:

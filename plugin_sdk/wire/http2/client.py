@@ -158,7 +158,7 @@ class Channel:
             once.append((_LEASE, scope.lease.encode()))
         left = scope.remaining()
         if left is not None and left < _ROUGH:
-            once.append((_TIMEOUT, b"%dm" % max(1, round(1000 * left))))
+            once.append((_TIMEOUT, b"%dm" % max(1, math.ceil(1000 * left))))
         elif left is not None:
             fields = (*fields, (_TIMEOUT, b"%dS" % min(math.ceil(left), _MOST)))
         return fields, once

@@ -74,6 +74,10 @@ class Exchange:
         self.begun = self.done = self.sent = False
         self.error: errors.Error | None = None
 
+    def is_late(self) -> bool:
+        """Whether the deadline has passed: a server that gives up by then says so in many ways."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def finish(self, error: errors.Error | None) -> None:
         """The first end counts."""
         if not self.done:
@@ -161,7 +165,7 @@ class Connection:
         while not exchange.messages:
             if exchange.done:
                 if exchange.error is not None:
-                    raise exchange.error
+                    raise self._late() if exchange.is_late() else exchange.error
                 return None
             self._receive(exchange)
         return exchange.messages.popleft()
