@@ -154,7 +154,7 @@ def _thread(work: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def _raw(descriptor: int) -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor)
+    tty.setraw(descriptor, termios.TCSADRAIN)  # what is typed already is not thrown away
     try:
         yield
     finally:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-
-import click
 
 from corten import command, manifests, progress_bars, tables
 from plugin_sdk import errors, transfer
@@ -34,20 +33,21 @@ class Access:
     user: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def registry(self, reference: str) -> transfer.Registry:
+    def registry(self, reference: str, shown: progress_bars.Shown) -> transfer.Registry:
         return transfer.Registry(
             reference,
             headers=self.headers,
             host_dir=self.hosts_dir,
             scheme="http" if self.plain_http else "",
-            ask=_Asking(self.user) if self.user else None,
+            ask=_Asking(self.user, shown) if self.user else None,
         )
 
 
 class _Asking:
     """Answers a registry's challenges with what the user gave; a secret is asked for once, without echo."""
 
-    def __init__(self, user: str) -> None:
+    def __init__(self, user: str, shown: progress_bars.Shown) -> None:
+        self._shown = shown
         self._name, colon, secret = user.partition(":")
         self._secret = secret if colon else None
         self._lock = threading.Lock()
@@ -55,15 +55,15 @@ class _Asking:
     def __call__(self, challenge: transfer.Challenge) -> transfer.Credentials:
         with self._lock:
             if self._secret is None:
-                self._secret = _typed(f"Password of {self._name} at {challenge.host}")
+                with self._shown.paused():
+                    self._secret = _typed(f"Password of {self._name} at {challenge.host}")
         return transfer.Credentials(self._name, self._secret)
 
 
 def _typed(prompt: str) -> str:
     if not sys.stdin.isatty():
         raise errors.Unauthenticated("a password is wanted, and there is no terminal to ask for it")
-    answer: str = click.prompt(prompt, hide_input=True, err=True)
-    return answer
+    return getpass.getpass(f"{prompt}: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def pull(client: Client, name: str, wanted: Wanted, access: Access, quiet: bool)
     clock = progress_bars.Clock()
     with progress_bars.shown(quiet) as shown:
         image = client.images.pull(
-            access.registry(name),
+            access.registry(name, shown),
             platforms=wanted.platforms,
             all_platforms=wanted.all_platforms,
             unpack=wanted.unpack,
@@ -98,7 +98,7 @@ def push(
     """Sends the image to where the full ``reference`` says."""
     clock = progress_bars.Clock()
     with progress_bars.shown(quiet) as shown:
-        client.images.push(image, access.registry(reference), platforms=platforms, progress=shown.tell)
+        client.images.push(image, access.registry(reference, shown), platforms=platforms, progress=shown.tell)
     if not quiet:
         command.say(f"{reference}: {tables.short(image.target.digest)} sent in {clock}")
 

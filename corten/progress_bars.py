@@ -8,6 +8,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from corten import tables
@@ -15,7 +16,7 @@ from corten.command import say
 from plugin_sdk.transfer import Progress
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
 _KINDS = (("index", "index"), ("manifest.list", "index"), ("manifest", "manifest"), ("config", "config"))
 _LEAST = 32 << 10  # bytes of what gets a bar without being a layer
@@ -26,10 +27,17 @@ class Shown(Protocol):
         """May be called from any thread, one call at a time."""
         ...
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Somebody else uses the terminal meanwhile."""
+        ...
+
 
 class Silent:
     def tell(self, step: Progress) -> None:
         pass
+
+    def paused(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class Lines:
@@ -39,10 +47,13 @@ class Lines:
         self._states: dict[str, str] = {}
 
     def tell(self, step: Progress) -> None:
-        if self._states.get(step.name) == step.event:
+        if step.event == "waiting" or self._states.get(step.name) == step.event:
             return
         self._states[step.name] = step.event
         say(f"{title(step)}: {step.event}" if step.name else step.event)
+
+    def paused(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class Bars:
@@ -57,14 +68,13 @@ class Bars:
             progress.TextColumn("{task.fields[state]}", style="dim"),
             progress.BarColumn(bar_width=None),
             progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
+            _rate(),
             progress.TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             transient=True,
             expand=True,
         )
         self._bars: dict[str, TaskID] = {}
-        self._states: dict[str, str] = {}
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -73,21 +83,38 @@ class Bars:
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
     def tell(self, step: Progress) -> None:
         if not step.name or not _wants_bar(step):
             return
-        total = float(step.total) if step.total else None
-        if (bar := self._bars.get(step.name)) is None:
-            bar = self._progress.add_task(title(step), total=total, state=step.event)
-            self._bars[step.name] = bar
-        elif self._states[step.name] != step.event and self._begins_again(bar, step):
-            self._progress.reset(bar, total=total, completed=step.progress, state=step.event)
-        self._states[step.name] = step.event
-        self._progress.update(bar, total=total, completed=step.progress, state=step.event)
+        if step.name not in self._bars:
+            self._bars[step.name] = self._progress.add_task(title(step), state="")
+        self._progress.update(
+            self._bars[step.name],
+            total=float(step.total) if step.total else None,
+            completed=step.progress,
+            state=step.event,
+        )
 
-    def _begins_again(self, bar: TaskID, step: Progress) -> bool:
-        """Another state with bytes of its own: unpacked after it was fetched."""
-        return step.progress < self._progress.tasks[self._progress.task_ids.index(bar)].completed
+
+def _rate() -> ProgressColumn:
+    """Bytes a second: of the last while, or of the whole time where too little has come to tell."""
+    from rich import progress
+    from rich.text import Text
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            speed = task.finished_speed or task.speed or task.completed / (task.elapsed or 1)
+            return Text(f"{tables.size(speed)}/s")
+
+    return Rate()
 
 
 @contextlib.contextmanager
