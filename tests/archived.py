@@ -1,26 +1,18 @@
-"""Image archives for tests: their files as bytes by name, a stream of them that is only read forward, and the kernel in
-this process to import them.
+"""Image archives for tests: their files as bytes by name, and a stream of them that is only read forward.
 
-    files = archived.layout(archived.image({"a": b"1"}), archived.image({"b": b"2"}))
-    with archived.kernel(directory) as daemon:
-        stream = transfer.ImportStream(archived.Forward(archived.tar(files)))
-        importing.import_stream(Job(daemon, "test"), stream, store)
+files = archived.layout(archived.image({"a": b"1"}), archived.image({"b": b"2"}))
+stream = transfer.ImportStream(archived.Forward(archived.tar(files)))
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from kernel import config, directories
-from kernel.daemon import Daemon
-from kernel.spawner import Spawner
-from plugin_sdk import daemon, oci
+from plugin_sdk import oci
 from plugin_sdk.distribution import layout as layouts
 from plugin_sdk.oci import Descriptor
 from scripts import images
@@ -131,19 +123,3 @@ class Forward(io.RawIOBase):
             self._part = part
         taken, self._part = self._part[: min(size, self._piece)], self._part[min(size, self._piece) :]
         return taken
-
-
-@contextlib.contextmanager
-def kernel(directory: Path) -> Iterator[daemon.Daemon]:
-    """The daemon in this process."""
-    directory.mkdir(exist_ok=True)
-    path = directory / "plugins.toml"
-    path.write_text(f'version = 3\nroot = "{directory}/root"\nstate = "{directory}/state"\n')
-    directories.make(directory / "root", directory / "state")
-    workers = Spawner(Path(__file__).parents[1])
-    made = Daemon(config.load(path), workers)
-    try:
-        yield made
-    finally:
-        made.close()
-        workers.close()

@@ -16,7 +16,7 @@ import pytest
 from plugin_sdk import content, daemon, errors, images, oci, platforms, transfer
 from plugin_sdk.distribution import exporting, graph, importing, layout
 from plugin_sdk.distribution.job import Job
-from tests import archived
+from tests import archived, kernels
 from tests.archived import Forward, Image
 
 pytestmark = pytest.mark.root
@@ -27,7 +27,8 @@ NUMBERS = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def kernel(scratch: Path) -> Iterator[daemon.Daemon]:
-    with archived.kernel(scratch / "exporting") as made:
+    (scratch / "exporting").mkdir()
+    with kernels.running(scratch / "exporting") as made:
         yield made
 
 

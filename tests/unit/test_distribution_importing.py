@@ -16,7 +16,7 @@ import zstandard
 from plugin_sdk import daemon, errors, oci, platforms, tar_headers, tars, transfer
 from plugin_sdk.distribution import archives, engine, importing, layout
 from plugin_sdk.distribution.job import Job
-from tests import archived
+from tests import archived, kernels
 from tests.archived import Forward, Image
 
 pytestmark = pytest.mark.root
@@ -29,7 +29,8 @@ LABEL = "containerd.io/gc.ref.content."
 
 @pytest.fixture(scope="module")
 def kernel(scratch: Path) -> Iterator[daemon.Daemon]:
-    with archived.kernel(scratch / "importing") as made:
+    (scratch / "importing").mkdir()
+    with kernels.running(scratch / "importing") as made:
         yield made
 
 
