@@ -8,13 +8,10 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import connections, exchanges, failover, retries, statuses, waiting
+from plugin_sdk.distribution import connections, exchanges, failover, parts, retries, statuses, waiting
 from plugin_sdk.distribution.connections import Failed
 from plugin_sdk.distribution.settings import Settings
 from plugin_sdk.oci import Descriptor
@@ -186,84 +183,25 @@ class Download:
     # -- parts
 
     def _in_parts(self, position: int) -> Iterator[bytes]:
-        """Some parts at once, handed out in order. What fails in a part is fetched again in the caller's thread, which
+        """Some parts at once, handed out in order. What fails of a part is fetched again in the caller's thread, which
         also takes over where the process has no room for buffers."""
         size, step = self._wanted.of.size, self._settings.part_size
-        with _Window(self._settings.parallel_parts, step, self._limits.buffers, self._look) as window:
+        with parts.Window(self._settings.parallel_parts, step, self._limits.buffers, self._look) as window:
             ahead = position
             while position < size:
                 ahead = max(ahead, position)
                 while ahead < size and window.begin(ahead, min(ahead + step, size), self._part(self._line[0])):
                     ahead = min(ahead + step, size)
-                end, part = window.reach(position, min(position + step, size))
-                for chunk in self._persistently(position, end) if part is None else part:
+                end, begun = window.reach(position, min(position + step, size))
+                for chunk in begun:
+                    position += len(chunk)
+                    yield chunk
+                for chunk in self._persistently(position, end):
                     position += len(chunk)
                     yield chunk
 
-    def _part(self, host: exchanges.Exchange) -> _Part:
-        def fetched(start: int, end: int, look: Callable[[], None]) -> list[bytes]:
-            return list(self._stream(host, start, end, lambda _: None, look))
-
-        return fetched
-
-
-_Part = Callable[[int, int, Callable[[], None]], list[bytes]]
-
-
-class _Window(AbstractContextManager["_Window"]):
-    """Parts under way: at most ``count``, of ``size`` bytes each, which ``buffers`` has room for."""
-
-    def __init__(self, count: int, size: int, buffers: waiting.Limit, look: Callable[[], None]) -> None:
-        self._count = count
-        self._size = size
-        self._buffers = buffers
-        self._look = look
-        self._threads = ThreadPoolExecutor(count, "corten-fetch")
-        self._parts: deque[tuple[int, int, Future[list[bytes]]]] = deque()
-        self._held = 0
-        self._stopped = False
-
-    def begin(self, start: int, end: int, part: _Part) -> bool:
-        """Answers whether there was room."""
-        if self._held >= self._count or not self._buffers.try_take(self._size):
-            return False
-        self._held += 1
-        self._parts.append((start, end, self._threads.submit(part, start, end, self._look_up)))
-        return True
-
-    def _look_up(self) -> None:
-        if self._stopped:
-            raise errors.Canceled("the download has ended")
-        self._look()
-
-    def reach(self, position: int, otherwise: int) -> tuple[int, list[bytes] | None]:
-        """The end of the part that begins at ``position``, and its bytes; None when the caller has to fetch them."""
-        while self._parts and self._parts[0][0] < position:
-            self._taken()
-        self._free(len(self._parts))
-        if not self._parts:
-            return otherwise, None
-        start, end, _ = self._parts[0]
-        return (start, None) if start > position else (end, self._taken())
-
-    def _taken(self) -> list[bytes] | None:
-        future = self._parts.popleft()[2]
-        while True:
-            try:
-                return future.result(0.1)
-            except NotYet:
-                self._look()
-            except Failed:
-                return None
-
-    def _free(self, held: int) -> None:
-        self._buffers.give((self._held - held) * self._size)
-        self._held = held
-
-    def __exit__(self, *exc: object) -> None:
-        self._stopped = True
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        self._free(0)
+    def _part(self, host: exchanges.Exchange) -> parts.Fetch:
+        return lambda start, end, look: self._stream(host, start, end, lambda _: None, look)
 
 
 # -- answers -------------------------------------------------------------------------------------------------------

@@ -595,6 +595,30 @@ def test_parts_that_fail_are_fetched_again(served: Registry, make: Make) -> None
     assert fetched(make(served, **PARTS, retries=9), of) == DATA
 
 
+def test_what_has_come_of_a_part_is_handed_out_when_the_rest_does_not_follow(served: Registry, make: Make) -> None:
+    of, leave = served.add_blob(DATA), threading.Event()
+
+    def pauses(handler: Handler) -> bool:
+        if handler.headers["Range"] != "bytes=524288-786431":
+            return False
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(256 << 10))
+        handler.send_header("Content-Range", f"bytes 524288-786431/{len(DATA)}")
+        handler.end_headers()
+        handler.wfile.write(DATA[524_288:600_000])
+        leave.wait(60)
+        return handler.cut()
+
+    served.faults.append(pauses)
+    got = b""
+    for chunk in make(served, **PARTS).fetch(of):
+        got += chunk
+        if len(got) == 600_000:
+            leave.set()
+    assert leave.is_set() and got == DATA
+    assert "bytes=600000-786431" in parts_of(served)
+
+
 def test_parts_go_on_at_the_next_host(served: Registry, mirror: Registry, make: Make) -> None:
     of = served.add_blob(DATA)
     mirror.add_blob(DATA)
