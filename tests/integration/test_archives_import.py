@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -202,3 +204,27 @@ def kept(client: corten.Client) -> list[tuple[str, str]]:
         layers = oci.parse_manifest(reader.read_at(0, reader.size)).layers
     labels = [client.content.info(layer.digest).labels[oci.UNCOMPRESSED_LABEL] for layer in layers]
     return [(layer.media_type, label) for layer, label in zip(layers, labels, strict=True)]
+
+
+def test_a_client_that_goes_in_the_middle_leaves_nothing(
+    client: corten.Client, corten_daemon: daemons.Daemon, namespace: str, archives: dict[str, Path]
+) -> None:
+    data = archives["oci-none"].read_bytes()
+    line = [sys.executable, "-m", "corten.cli", "--address", corten_daemon.address, "--namespace", namespace]
+    with subprocess.Popen([*line, "image", "import", "-"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as command:
+        assert command.stdin is not None
+        command.stdin.write(data[: len(data) // 2])
+        command.stdin.flush()
+        wait_until(lambda: client.content.list_statuses())
+        assert client.leases.list()
+        command.kill()
+    wait_until(lambda: not client.leases.list())
+    assert not client.content.list_statuses()
+    assert not client.images.list()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
