@@ -88,15 +88,15 @@ class Container(containers.Container):
         """Makes the task, which ``start`` starts. Streams are as in ``corten.streams``; ``terminal`` None is as the
         spec says. Raises AlreadyExists when there is one."""
         has_terminal = self._wants_terminal() if terminal is None else terminal
+        rootfs = self.mounts()
         made = streams.make(stdin, stdout, stderr, has_terminal, folder)
-        try:
-            rootfs = self.mounts()
+        with contextlib.ExitStack() as undo:
+            undo.callback(made.close)
             pid = self.client.tasks.create(self.id, rootfs, made.stdio, options, checkpoint=checkpoint)
             task = Task(self.client, self.id, "", made, pid)
+            undo.enter_context(task)
             made.begin(task.close_stdin)
-        except BaseException:
-            made.close()
-            raise
+            undo.pop_all()
         return task
 
     def task(self, *, stdin: Stream = None, stdout: Stream = None, stderr: Stream = None) -> Task:

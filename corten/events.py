@@ -50,10 +50,14 @@ class Subscription(wire.ProxySubscription, AbstractContextManager["Subscription"
 
 
 class Events(wire.Proxy):
-    """A ``plugin_sdk.events.Exchange``."""
+    """A ``plugin_sdk.events.Exchange``; iterated itself, it tells all that happens."""
+
+    def __iter__(self) -> Subscription:
+        return self.subscribe()
 
     def subscribe(self, filters: Sequence[str] = ()) -> Subscription:
-        """From the time on when the daemon has the request, which is not waited for; of all namespaces."""
+        """Iterates over what happens from the time on when the daemon has the request, which is not waited for. Of all
+        namespaces, what one of the filters matches."""
         request = events_pb2.SubscribeRequest(filters=filters)
         return Subscription(self._stub.stream("Subscribe", [request], event_pb2.Envelope))
 

@@ -1,4 +1,4 @@
-"""Every example of docs/client.md, run against Corten and against Debian's containerd."""
+"""Every example of docs/client.md, and that of the README, run against Corten and against Debian's containerd."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TREE = [*images.busybox_entries(), *(images.directory(name) for name in ("data",
 
 def examples() -> Iterator[pytest.param]:
     title = ""
-    for found in EXAMPLE.finditer((ROOT / "docs" / "client.md").read_text()):
+    for found in EXAMPLE.finditer((ROOT / "docs/client.md").read_text() + (ROOT / "README.md").read_text()):
         title = found["title"] or title
         if found["code"]:
             yield pytest.param(found["code"], id=re.sub(r"[^a-z]+", "-", title.lower()).strip("-"))

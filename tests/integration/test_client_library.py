@@ -18,7 +18,7 @@ import pytest
 import corten
 from benchmarks import daemons
 from corten import aio
-from plugin_sdk import containers, errors, namespaces, runtime, transfer
+from plugin_sdk import containers, errors, namespaces, runtime, specs, transfer
 from plugin_sdk.platforms import host
 from tests import clients, registry, registry_images, sides
 
@@ -148,6 +148,64 @@ def test_a_task_is_paused_changed_and_killed(client: corten.Client, id: str) -> 
         with pytest.raises(errors.NotFound):
             task.kill()
         assert task.delete().pid == pid
+    container.delete()
+
+
+INSIDE = """
+id -u; id -g; pwd; echo $COLOR; hostname; cat /data/given; stat -c %t:%T /dev/fuller
+touch /here 2>/dev/null || echo read-only
+grep CapBnd /proc/self/status | cut -f 2
+ls /sys/class/net | grep -cv '^lo$'
+"""
+
+
+def test_what_options_say_is_so_inside(client: corten.Client, id: str, tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("of the machine\n")
+    tmp_path.chmod(0o755)
+    container = client.containers.create(
+        id,
+        image=IMAGE,
+        args=["sh", "-c", INSIDE],
+        user="1000:50",
+        cwd="/bin",
+        env={"COLOR": "blue"},
+        hostname="inside",
+        mounts=[f"src={tmp_path},dst=/data,options=rbind:ro"],
+        read_only=True,
+        capabilities=["CAP_KILL"],
+        change=with_device,
+    )
+    with container.new_task(stdout=corten.PIPE, stderr=corten.PIPE) as task:
+        task.start()
+        assert task.stdout is not None
+        said = task.stdout.read().decode().splitlines()
+    assert said[:8] == ["1000", "50", "/bin", "blue", "inside", "of the machine", "1:7", "read-only"]
+    assert [int(said[8], 16), said[9]] == [1 << 5, "0"]
+    container.delete()
+
+
+def with_device(spec: specs.Spec) -> specs.Spec:
+    """The machine's full(4), under another name."""
+    spec = specs.with_device(spec, "/dev/full")
+    spec["linux"]["devices"][-1]["path"] = "/dev/fuller"
+    return spec
+
+
+def test_a_privileged_container_has_the_machine(client: corten.Client, id: str) -> None:
+    held = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("CapPrm"))
+    container = client.containers.create(
+        id,
+        image=IMAGE,
+        args=["sh", "-c", "grep CapPrm /proc/self/status; ls /sys/class/net"],
+        privileged=True,
+        host_network=True,
+    )
+    with container.new_task(stdout=corten.PIPE) as task:
+        task.start()
+        assert task.stdout is not None
+        first, *interfaces = task.stdout.read().decode().splitlines()
+    assert first == held
+    assert set(interfaces) == set(os.listdir("/sys/class/net"))
     container.delete()
 
 

@@ -56,6 +56,20 @@ def test_an_address_and_a_namespace_come_from_the_environment(monkeypatch: pytes
         assert client.namespace("third").scope.namespace == "third"
 
 
+def test_an_address_of_tcp_is_spoken_to_by_grpc() -> None:
+    code = """
+import corten
+for tls in (None, corten.Tls(b"")):
+    with corten.connect("tcp://127.0.0.1:1", tls=tls) as client:
+        try:
+            client.version()
+        except corten.errors.Unavailable:
+            continue
+        raise AssertionError
+"""
+    assert "grpc" in loaded(code)
+
+
 def test_a_socket_has_no_tls() -> None:
     with pytest.raises(errors.InvalidArgument, match="no TLS"):
         corten.connect("/nowhere.sock", tls=corten.Tls(b""))
