@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import corten
-from plugin_sdk import errors
 from tests import sides, trees
+
+Snapshots = dict[str, tuple[str, str, dict[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Holdings:
 
     images: dict[str, Any]
     content: dict[str, tuple[int, dict[str, str]]]
-    snapshots: dict[str, tuple[str, str, dict[str, str]]]
+    snapshots: Snapshots
     ingests: list[str]
     leases: list[str]
 
@@ -61,7 +62,15 @@ def tree(side: sides.Side, namespace: str, image: str) -> dict[str, trees.Node]:
 
 
 def forget(side: sides.Side, namespace: str) -> None:
-    """Removes the images of a namespace, and what only they held."""
-    with client(side, namespace) as view, contextlib.suppress(errors.NotFound):
+    """Removes all images, snapshots and blobs of a namespace; only containerd collects what nothing refers to."""
+    with client(side, namespace) as view:
         for image in view.images.list():
-            view.images.delete(image.name, sync=True)
+            view.images.delete(image.name)
+        parents = {info.name: info.parent for info in view.snapshotter().walk()}
+        while parents:
+            leaves = parents.keys() - set(parents.values())
+            for name in leaves:
+                view.snapshotter().remove(name)
+                del parents[name]
+        for info in list(view.content.walk()):
+            view.content.delete(info.digest)

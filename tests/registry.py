@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 USERS = {"reader": "s3cret-of-reader", "writer": "s3cret-of-writer"}
 LINE = re.compile(r'^\S+ - (?P<user>.*) \[[^]]+\] "(\S+) (\S+) \S+" (\d+) (\d+) ".*?" "(.*)"$', re.MULTILINE)
 LISTENS = r"listening on \S*?:(\d+)"
-BLOB = re.compile(r"/v2/(?P<name>.+)/(?:blobs|manifests)/(?P<digest>sha\d+:[0-9a-f]+)$")
+BLOB = re.compile(r"/v2/(?P<name>.+)/(?:blobs|manifests)/(?P<digest>sha\d+:[0-9a-f]+)(?:\?.*)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +264,8 @@ class Registries:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
     return json.dumps(str(value) if isinstance(value, Path) else value)
 
 

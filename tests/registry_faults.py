@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -83,6 +84,21 @@ def budget(size: int, until: threading.Event) -> Fault:
     return _sending(lambda exchange, pieces: _budgeted(exchange, pieces, take, until))
 
 
+def barrier(at: int, until: threading.Event, slow_from: int) -> Fault:
+    """What lies behind ``at`` of the blob comes when ``until`` is set; from ``slow_from`` on a megabyte takes a second.
+
+    Ranges that end before are not held up.
+    """
+
+    def act(exchange: Exchange) -> None:
+        exchange.forward(exchange)
+        begun = re.match(r"bytes=(\d+)-", exchange.headers.get("Range", ""))
+        start = int(begun[1]) if begun and exchange.status == 206 else 0
+        exchange.pieces = _barred(exchange, exchange.pieces, start, at, until, slow_from)
+
+    return act
+
+
 def drip(rate: int) -> Fault:
     """So many bytes a second."""
     return _sending(lambda exchange, pieces: _dripping(exchange, pieces, rate))
@@ -152,6 +168,21 @@ def _budgeted(
                 if exchange.over.is_set():
                     raise Cut
             yield piece[now:]
+
+
+def _barred(
+    exchange: Exchange, pieces: Iterator[bytes], place: int, at: int, until: threading.Event, slow_from: int
+) -> Iterator[bytes]:
+    step = 10_000
+    for piece in pieces:
+        for start in range(0, len(piece), step):
+            while place + step > at and not until.wait(0.05):
+                if exchange.over.is_set():
+                    raise Cut
+            if place > slow_from and not until.is_set():
+                exchange.over.wait(step / 1_000_000)
+            yield piece[start : start + step]
+            place += len(piece[start : start + step])
 
 
 def _dripping(exchange: Exchange, pieces: Iterator[bytes], rate: int) -> Iterator[bytes]:

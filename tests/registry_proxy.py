@@ -125,6 +125,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # pieces go as they come
     server: _Server
 
     def handle_any(self) -> None:
@@ -135,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy.seen.append(seen)
         with proxy.counted(), contextlib.ExitStack() as self.held:
             try:
+                self.body = self._read()
                 (proxy.fault(self.command, self.path) or self._forward)(exchange)
                 self._send(exchange, seen)
             except (registry_faults.Cut, OSError, http.client.HTTPException):
@@ -161,16 +163,15 @@ class _Handler(BaseHTTPRequestHandler):
         made = http.client.HTTPSConnection if proxy.context else http.client.HTTPConnection
         connection = made(proxy.of, **({"context": proxy.context} if proxy.context else {}))
         self.held.enter_context(contextlib.closing(connection))
-        data = self._body()
         headers = {**exchange.headers, "X-Forwarded-Proto": proxy.scheme}
         headers.pop("Content-Length", None)
-        connection.request(self.command, self.path, data, headers)
+        connection.request(self.command, self.path, self.body, headers)
         answer = connection.getresponse()
         exchange.status = answer.status
         exchange.answered = {name: value for name, value in answer.getheaders() if name.lower() not in PER_HOP}
         exchange.pieces = iter(lambda: answer.read(registry_faults.PIECE), b"")
 
-    def _body(self) -> bytes | None:
+    def _read(self) -> bytes | None:
         if self.headers.get("Transfer-Encoding", "") == "chunked":
             return b"".join(self._chunks())
         size = self.headers.get("Content-Length")
