@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from plugin_sdk import errors, platforms, plugin, transfer
 from plugins_builtin.transfer import making, settings
 from plugins_builtin.transfer.plugin import Auth, Config, Unpacks
 
+ROOT = Path(__file__).parents[2]
 FOUND = plugins.discover(["plugins_builtin.transfer.plugin"], group="none")
 REGISTRATIONS = [registration for _, registration in FOUND.registrations]
 TRANSFER = next(each for each in REGISTRATIONS if each.id == "transfer")
@@ -157,3 +160,20 @@ def test_the_first_snapshotter_of_a_platform_counts() -> None:
     several = (Unpacks("linux/arm64/v8", "native"), Unpacks("linux/arm64", "other"), Unpacks("", "btrfs"), Unpacks())
     found = settings.snapshotters(Config(unpack_config=several))
     assert found == {platforms.parse("linux/arm64"): "native", platforms.host(): "btrfs"}
+
+
+LOADED = """
+import sys
+from kernel import plugins
+from plugin_sdk import plugin
+from plugins_builtin.transfer.plugin import Config
+registry = plugins.Registry(lambda of: plugin.PluginContext(Config(), "", "", None, None, None))
+registry.load(plugins.discover(["plugins_builtin.transfer.plugin"], group="none"))
+assert registry.has("io.containerd.grpc.v1", "transfer")
+print(*(name for name in sys.modules if name.startswith(("urllib3", "plugin_sdk.distribution"))))
+"""
+
+
+def test_what_speaks_to_registries_is_not_loaded_at_the_start() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""
