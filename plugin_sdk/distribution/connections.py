@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -24,6 +25,8 @@ from plugin_sdk.distribution import hosts, waiting
 
 _PER_HOST = 16  # connections kept; more are made when needed, and closed afterwards
 _HOSTS = 64
+
+logging.getLogger("urllib3").setLevel(logging.WARNING)  # below, it tells URLs, of which some are signed
 
 Body = bytes | Iterable[bytes] | None
 TROUBLE = (exceptions.HTTPError, OSError)
@@ -102,7 +105,7 @@ class Connections:
             scheme: url if "://" in url or scheme == "no" else f"http://{url}"
             for scheme, url in urllib.request.getproxies_environment().items()
         }
-        self._managers: dict[object, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str, hosts.Tls | None], tuple[object, urllib3.PoolManager]] = {}
         self._lock = threading.Lock()
 
     def send(
@@ -150,21 +153,22 @@ class Connections:
         with self._lock:
             managers = list(self._managers.values())
             self._managers.clear()
-        for manager in managers:
+        for _, manager in managers:
             manager.clear()
 
     def _manager(self, url: str, tls: hosts.Tls) -> urllib3.PoolManager:
-        proxy = self._proxy(url)
-        key = (proxy, tls, _stamps(tls))
+        """One for all hosts with the same TLS files; another one when those have changed."""
+        wanted = tls if url.startswith("https:") else None
+        key, stamps = (self._proxy(url), wanted), _stamps(wanted)
         with self._lock:
-            found = self._managers.get(key)
-            if found is None:
-                context = _context(tls)
-                options: dict[str, Any] = {"ssl_context": context, "maxsize": _PER_HOST}
-                found = _proxied(proxy, options) if proxy else urllib3.PoolManager(_HOSTS, **options)
-                found.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-                self._managers[key] = found
-            return found
+            before, found = self._managers.get(key, (None, None))
+            if found is not None and before == stamps:
+                return found
+            made = _made(*key)
+            self._managers[key] = stamps, made
+        if found is not None:
+            found.clear()
+        return made
 
     def _proxy(self, url: str) -> str:
         parts = urlsplit(url)
@@ -194,6 +198,16 @@ def _networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     return found
 
 
+def _made(proxy: str, tls: hosts.Tls | None) -> urllib3.PoolManager:
+    """Without ``tls`` for plain HTTP: to read all authorities costs some time."""
+    options: dict[str, Any] = {"maxsize": _PER_HOST}
+    if tls is not None:
+        options["ssl_context"] = _context(tls)
+    made = _proxied(proxy, options) if proxy else urllib3.PoolManager(_HOSTS, **options)
+    made.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    return made
+
+
 def _proxied(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
     parts = urlsplit(proxy)
     headers = None
@@ -202,7 +216,9 @@ def _proxied(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
     return urllib3.ProxyManager(proxy, _HOSTS, proxy_headers=headers, **options)
 
 
-def _stamps(tls: hosts.Tls) -> tuple[object, ...]:
+def _stamps(tls: hosts.Tls | None) -> tuple[object, ...]:
+    if tls is None:
+        return ()
     names = [*tls.ca, *(name for pair in tls.client for name in pair if name)]
     return tuple(_stamp(name) for name in names)
 
@@ -256,7 +272,7 @@ def failure(err: BaseException) -> Failed:
     if isinstance(err, exceptions.SSLError | ssl.SSLError):
         return _tls(err)
     if isinstance(err, exceptions.LocationParseError | exceptions.LocationValueError | ValueError):
-        return Failed("its URL is malformed", errors.InvalidArgument, False)
+        return Failed("its URL or a header for it is malformed", errors.InvalidArgument, False)
     return _protocol(err)
 
 

@@ -348,6 +348,15 @@ def test_no_secret_is_in_a_message_or_a_log(
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("value", ["a\r\nB: c", "s3cr3t-word \u20ac", "a\nb"])
+def test_a_header_that_is_none_is_refused_without_repeating_it(
+    served: scripted_registry.Registry, make: Make, value: str
+) -> None:
+    with pytest.raises(errors.InvalidArgument, match="a header for it is malformed") as caught:
+        make(headers={"X-Token": value}).resolve()
+    assert value not in caught.value.message
+
+
 def test_a_thread_that_waits_for_anothers_token_can_be_called_away(
     served: scripted_registry.Registry, make: Make
 ) -> None:

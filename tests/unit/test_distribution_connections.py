@@ -139,7 +139,7 @@ def test_a_client_shows_its_certificate(files: certificates.Files, make: Make) -
     with scripted_registry.serve(server_context(files, wants_client=True)) as registry:
         registry.add_manifest(b"{}")
         keys = f'server = "https://{registry.address}"\nca = "{files.ca}"\n'
-        with pytest.raises(errors.Unavailable, match=r"it wants a client's certificate|the connection was cut"):
+        with pytest.raises(errors.Unavailable, match=r"wants a client's certificate|was cut|has closed"):
             make(registry.address, keys).resolve()
         make(registry.address, f'{keys}client = [["{files.client}", "{files.client_key}"]]').resolve()
         both = make.folder / "both.pem"
