@@ -47,6 +47,7 @@ def of_registries(config: Config) -> registry.Settings:
         timeout=config.timeout,
         retries=config.retries,
         min_rate=config.min_rate,
+        rate_window=config.rate_window,
         part_size=config.concurrent_layer_fetch_buffer or defaults.part_size,
         max_downloads=config.max_concurrent_downloads,
         max_uploads=config.max_concurrent_uploaded_layers,

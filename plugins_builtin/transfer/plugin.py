@@ -51,6 +51,7 @@ class Config:
     timeout: int = plugin.setting(30, "Seconds that a registry may be silent.")
     retries: int = plugin.setting(5, "How often what failed at a registry is tried again.")
     min_rate: int = plugin.setting(16 << 10, "Bytes a second; a slower download goes on at another host.")
+    rate_window: int = plugin.setting(15, "Seconds over which a download is slower than that.")
     upload_chunk: int = plugin.setting(0, "Bytes of one piece of an upload; 0: each blob whole.")
     manifest_limit: int = plugin.setting(8 << 20, "Bytes that a manifest may have.")
 
