@@ -86,6 +86,7 @@ class _Pull:
         self._stack = stack
         reference = connect(job.check).reference
         self._owner = f"{reference.host}/{reference.path}"
+        self._fresh: set[str] = set()
         self._labels = keeping.source_label(reference.host, reference.path)
 
     def run(self, target: Descriptor, store: transfer.ImageStore) -> None:
@@ -158,6 +159,9 @@ class _Pull:
             elif tee is not None:
                 tee.take(False)
 
+    def is_fresh(self, of: Descriptor) -> bool:
+        return of.digest in self._fresh
+
     def take(self, view: daemon.View, of: Descriptor) -> bool:
         """Whether the blob was there."""
         there = keeping.exists(view.content, of.digest) and keeping.hold(view, of, self._labels)
@@ -181,6 +185,7 @@ class _Pull:
             with flights.joined(key, self._owner, begin, check, functools.partial(self._tracker.moved, of), board):
                 if keeping.hold(view, of, self._labels):
                     self._tracker.complete(of)
+                    self._fresh.add(of.digest)
                     return
             check()
 

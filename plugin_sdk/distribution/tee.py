@@ -124,7 +124,9 @@ class Tee:
 
 
 class Reader:
-    """Implements ``content.Reader`` for who reads from the beginning to the end."""
+    """Implements ``content.Reader`` for who reads from the beginning to the end. The writer sees to the digest."""
+
+    verified = True
 
     def __init__(self, tee: Tee) -> None:
         self._tee = tee
@@ -163,16 +165,13 @@ class Reader:
         self.close()
 
 
-class TeeStore:
-    """Implements ``content.Store``: the store, but the tee's blob can be read once, while it comes."""
+class _Store:
+    """Implements ``content.Store`` by another one, for a reader of its own."""
 
-    def __init__(self, store: content.Store, tee: Tee) -> None:
+    def __init__(self, store: content.Store) -> None:
         self._store = store
-        self._tee = tee
 
     def reader(self, digest: str) -> content.Reader:
-        if digest == self._tee.descriptor.digest and self._tee.open():
-            return Reader(self._tee)
         return self._store.reader(digest)
 
     def info(self, digest: str) -> content.Info:
@@ -198,3 +197,51 @@ class TeeStore:
 
     def abort(self, ref: str) -> None:
         self._store.abort(ref)
+
+
+class TeeStore(_Store):
+    """The store, but the tee's blob can be read once, while it comes."""
+
+    def __init__(self, store: content.Store, tee: Tee) -> None:
+        super().__init__(store)
+        self._tee = tee
+
+    def reader(self, digest: str) -> content.Reader:
+        if digest == self._tee.descriptor.digest and self._tee.open():
+            return Reader(self._tee)
+        return super().reader(digest)
+
+
+class VerifiedStore(_Store):
+    """The store, of blobs whose digests were verified a moment ago."""
+
+    def reader(self, digest: str) -> content.Reader:
+        return _Verified(super().reader(digest))
+
+
+class _Verified:
+    """Implements ``content.Reader`` by another one."""
+
+    verified = True
+
+    def __init__(self, reader: content.Reader) -> None:
+        self._reader = reader
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._reader.read_at(offset, size)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> _Verified:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()

@@ -20,7 +20,7 @@ from plugin_sdk.distribution import graph, keeping, sentences, sharing
 from plugin_sdk.distribution.crew import Crew
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.distribution.progress import Tracker
-from plugin_sdk.distribution.tee import Tee, TeeStore
+from plugin_sdk.distribution.tee import Tee, TeeStore, VerifiedStore
 from plugin_sdk.layer_context import LayerContext
 from plugin_sdk.mounts import Mount
 from plugin_sdk.oci import Descriptor
@@ -113,6 +113,10 @@ class Bytes(Protocol):
         """Returns when the view has the blob. The bytes go through the tee, if there is one and it is not too late."""
         ...
 
+    def is_fresh(self, of: Descriptor) -> bool:
+        """Whether its digest was verified since this transfer began."""
+        ...
+
 
 class InStore:
     """For an image that is there."""
@@ -122,6 +126,9 @@ class InStore:
             tee.take(False)
         if not keeping.hold(view, of, {}):
             raise errors.NotFound(f"{of.digest} is not in the content store")
+
+    def is_fresh(self, of: Descriptor) -> bool:
+        return False
 
 
 class Unpacker:
@@ -236,7 +243,8 @@ class Unpacking:
 
     def _apply_stored(self, view: daemon.View, mounts: Sequence[Mount], flight: sharing.Flight) -> Descriptor:
         flight.tell(EXTRACTING)
-        return view.differ().apply(self._layer, mounts, view.content)
+        store = VerifiedStore(view.content) if self._bytes.is_fresh(self._layer) else view.content
+        return view.differ().apply(self._layer, mounts, store)
 
     def _apply_coming(self, view: daemon.View, mounts: Sequence[Mount], flight: sharing.Flight) -> Descriptor | None:
         """Returns when the blob is there and its digest is right. None: it came without being unpacked.

@@ -185,6 +185,19 @@ def read(fd: int) -> Iterator[bytes]:
         yield block
 
 
+class Count:
+    """Length of what flows by, where nobody asks for its digest."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def add(self, block: bytes) -> None:
+        self.size += len(block)
+
+    def digest(self) -> str:
+        return ""
+
+
 class Hash:
     """Digest and length of what flows by, computed in a thread of its own."""
 
@@ -215,11 +228,11 @@ class Source:
     """The tar in ``fd``: ``take`` for headers, ``pieces`` for data, ``finish`` for both digests.
 
     A thread reads and inflates ahead; what it raises is raised here. ``limit`` bounds the tar's size in bytes: above
-    it ResourceExhausted.
+    it ResourceExhausted. Without an ``algorithm`` the blob has no digest.
     """
 
     def __init__(self, fd: int, codecs: Codecs, compression: str, algorithm: str, limit: int) -> None:
-        self.blob = Hash(algorithm)
+        self.blob = Hash(algorithm) if algorithm else Count()
         self.tar = Hash()
         self._limit = limit
         self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
