@@ -30,6 +30,8 @@ def _nobody_goes() -> None:
 class Repository(pulling.Repository, pushing_images.Repository, Protocol):
     """What of ``registry.Repository`` is needed here."""
 
+    def watched(self, check: Callable[[], None]) -> Repository: ...
+
 
 class Registries(Protocol):
     """What of ``registry.Registries`` is needed here."""
@@ -66,7 +68,7 @@ class Engine(transfer.Transferrer):
         registries = self._registries
         if registries is None:
             raise errors.Unimplemented(f"{registry.reference}: nothing here speaks to registries")
-        return lambda check: registries.repository(registry, check)
+        return registries.repository(registry, self._check).watched  # all log in once
 
     def _defaulted(self, store: transfer.ImageStore) -> transfer.ImageStore:
         """With the snapshotters of those platforms that have one of their own."""

@@ -74,7 +74,10 @@ class Registries(AbstractContextManager["Registries"]):
         """
         reference = references.parse(registry.reference)
         folders = [registry.host_dir] if registry.host_dir else self.settings.config_path.split(":")
-        found = self._folders.hosts(reference.host, [folder for folder in folders if folder], registry.scheme)
+        try:
+            found = self._folders.hosts(reference.host, [folder for folder in folders if folder], registry.scheme)
+        except errors.FailedPrecondition as err:
+            raise errors.FailedPrecondition(f"cannot find the hosts of image {reference}: {err.message}") from err
         line = [self._exchange(host, reference.host, registry, check) for host in found]
         return Repository(self, reference, failover.Hosts(str(reference), line, self._patience, self._health), check)
 

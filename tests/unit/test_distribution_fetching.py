@@ -548,6 +548,15 @@ def test_without_any_host_that_may_pull_nothing_is_asked(served: Registry, make:
         repository.resolve()
 
 
+def test_a_wrong_file_of_hosts_is_told_with_the_image(served: Registry, make: Make, tmp_path: Path) -> None:
+    make(served)
+    (tmp_path / "example.com" / "hosts.toml").write_text("server = 1")
+    with pytest.raises(
+        errors.FailedPrecondition, match=r"of image example\.com/a/b:1: .*hosts\.toml cannot be used: server"
+    ):
+        make.registries[0].repository(transfer.Registry("example.com/a/b:1"))
+
+
 def test_a_host_that_has_sent_other_bytes_is_asked_last(served: Registry, mirror: Registry, make: Make) -> None:
     of = served.add_blob(DATA)
     mirror.blobs["a/b", of.digest] = bytes(len(DATA))
