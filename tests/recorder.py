@@ -73,7 +73,7 @@ class Recorder:
         self._stream.cancel()
         assert self._channel is not None and self._thread is not None
         self._channel.close()
-        self._thread.join(5)
+        self._thread.join(120)
 
     def flush(self, timeout: float = 60) -> int:
         """Waits until what was published before has arrived; answers how many events there are."""

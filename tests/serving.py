@@ -26,13 +26,13 @@ def running(start: Callable[[], object], stop: Callable[[object], object]) -> It
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    made = asyncio.run_coroutine_threadsafe(start(), loop).result(10)  # type: ignore[arg-type]
+    made = asyncio.run_coroutine_threadsafe(start(), loop).result(120)  # type: ignore[arg-type]
     try:
         yield loop
     finally:
-        asyncio.run_coroutine_threadsafe(stop(made), loop).result(10)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(stop(made), loop).result(120)  # type: ignore[arg-type]
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(120)
         loop.close()
 
 

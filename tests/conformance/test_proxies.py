@@ -70,7 +70,7 @@ def daemon(kind: str, servicer: rpc.Servicer, folder: Path) -> Iterator[View]:
         stack.callback(registry.close)
         registry.put(plugin.Registration(kind, "far", lambda context: remote), spec.place, remote=True)
         remote.start()
-        assert ready.wait(10), remote.status.text
+        assert ready.wait(120), remote.status.text
         database = Database(folder / "meta.db")
         stack.callback(database.close)
         metadata = Metadata(database, registry)

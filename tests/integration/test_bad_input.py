@@ -199,5 +199,5 @@ def test_a_message_that_is_no_protobuf_is_refused(corten: Side) -> None:
     with grpc.insecure_channel(f"unix://{corten.daemon.address}") as channel:
         method = channel.unary_unary("/containerd.services.images.v1.Images/Get", bytes, bytes)
         with pytest.raises(grpc.RpcError) as refused:
-            method(b"\xff\xff\xff", metadata=(("containerd-namespace", "default"),), timeout=5)
+            method(b"\xff\xff\xff", metadata=(("containerd-namespace", "default"),), timeout=60)
     assert refused.value.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNKNOWN)

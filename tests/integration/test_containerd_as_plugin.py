@@ -103,7 +103,7 @@ def native(side: Side, *line: str, namespace: str = "default") -> str:
     return side.output("snapshots", "--snapshotter", "native", *line, namespace=namespace)
 
 
-def wait_until(true: Callable[[], object], timeout: float = 20) -> None:
+def wait_until(true: Callable[[], object], timeout: float = 120) -> None:
     deadline = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < deadline
@@ -244,7 +244,7 @@ def test_calls_wait_while_containerd_restarts(pair: Pair, imported: str, end: si
     daemon = pair.peer.daemon
     os.kill(daemon.pid, end)
     assert daemon.process is not None
-    daemon.process.wait(20)
+    daemon.process.wait(120)
     found: list[str] = []
     line = ("run", "--rm", "--snapshotter", "native", BUSYBOX, f"@waits-{end:d}", "/bin/echo", "waited")
     caller = threading.Thread(target=lambda: found.append(pair.corten.output(*line)))
@@ -255,7 +255,7 @@ def test_calls_wait_while_containerd_restarts(pair: Pair, imported: str, end: si
         assert caller.is_alive()
     finally:
         daemon.start()
-        caller.join(30)
+        caller.join(120)
     assert found == ["waited\n"]
     wait_until(lambda: pair.placed() == {imported})
 

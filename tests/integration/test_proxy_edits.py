@@ -211,6 +211,6 @@ def test_calls_that_wait_for_a_program_that_cannot_be_run_go_on_when_its_command
         time.sleep(0.3)
         host.moody("typo", grace="20s")
         host.wait_for("typo")
-        assert all(each.result(20) for each in waiting)
+        assert all(each.result(120) for each in waiting)
     assert len(host.held("typo")) == 40
     host.withdraw("typo")

@@ -55,7 +55,7 @@ def streaming(host: Host) -> Iterator[Path]:
         yield output
     finally:
         host.daemon.ctr("tasks", "kill", "-s", "SIGKILL", name)
-        running.wait(20)
+        running.wait(120)
 
 
 def test_a_plugin_comes_dies_five_times_and_goes_while_others_are_called(host: Host, streaming: Path) -> None:
@@ -131,7 +131,7 @@ def test_calls_that_run_are_answered_before_the_program_of_a_removed_plugin_ends
         assert not running.done()
         with pytest.raises(errors.InvalidArgument, match="snapshotter not loaded: drained"):
             host.snapshotter("drained").prepare("late")
-        [mount] = running.result(10)
+        [mount] = running.result(120)
         assert mount.source.startswith(str(host.root("drained")))
     until(lambda: not Path(f"/proc/{pid}").exists())
     assert not os.path.exists(host.socket("drained"))
@@ -147,7 +147,7 @@ def test_a_call_that_does_not_end_within_drain_is_told_so(host: Host) -> None:
         until(lambda: host.calls("cut")[-1]["method"] == "Mounts")
         host.withdraw("cut")
         with pytest.raises(errors.Unavailable, match='snapshotter "cut"'):
-            running.result(10)
+            running.result(120)
 
 
 def test_what_a_removed_plugin_holds_is_there_when_its_table_is_back(host: Host) -> None:
@@ -284,7 +284,7 @@ def test_a_program_that_somebody_starts_again_is_waited_for(host: Host) -> None:
         waiting = threads.submit(host.snapshotter("foreign").prepare, "meanwhile")
         assert host.shown("foreign") == {"before"}  # what needs no program goes on
         with host.program("foreign"):
-            waiting.result(10)
+            waiting.result(120)
             host.wait_for("foreign")
             assert host.held("foreign") == {"before", "meanwhile"}
             host.withdraw("foreign")
@@ -300,7 +300,7 @@ def test_a_program_ends_with_the_daemon_and_the_next_one_starts_it_again(mortal:
     pid = mortal.pid("child")
     os.kill(mortal.daemon.pid, end)
     assert mortal.daemon.process is not None
-    assert mortal.daemon.process.wait(10) == (0 if end == signal.SIGTERM else -end)
+    assert mortal.daemon.process.wait(120) == (0 if end == signal.SIGTERM else -end)
     until(lambda: not mortal.daemon.leftovers(), 5)
     assert not os.path.exists(mortal.socket("child"))
     mortal.start()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import daemons
+from tests import pace
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ("demo", "test", "bench", "peer", "prepare")
@@ -74,9 +75,9 @@ def test_the_demo_is_stopped_by_ctrl_c(own_tmp: dict[str, str]) -> None:
         assert demo.stdout.readline() == b"started\n"
         begin = time.monotonic()
         os.killpg(demo.pid, signal.SIGINT)
-        assert demo.wait(20) == 130
+        assert demo.wait(120) == 130
         assert demo.stdout.read() == b""
-    assert time.monotonic() - begin < 20
+    assert pace.within(time.monotonic() - begin, 20)
 
 
 @pytest.mark.root
