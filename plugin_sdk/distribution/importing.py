@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from plugin_sdk import daemon, errors, images, oci, tars, transfer
-from plugin_sdk.distribution import archives, graph, layout, naming, saved, stored
+from plugin_sdk import daemon, errors, oci, tars, transfer
+from plugin_sdk.distribution import archives, graph, layout, naming, pulling, saved, stored
 from plugin_sdk.distribution.intake import Intake
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.oci import Descriptor
@@ -45,7 +45,7 @@ def import_stream(
         for image in taken:
             records += naming.of_image(store, image)
         for record in records:
-            _keep(view.images, record)
+            pulling.record(view.images, record)
             job.tell(transfer.Progress("saved", record.name, descriptor=record.target))
     job.tell(transfer.Progress("Completed import"))
     return list(dict.fromkeys(record.name for record in records))
@@ -133,17 +133,3 @@ def _check(image: Descriptor, intake: Intake, choice: graph.Choice) -> None:
 
 def _called(image: Descriptor) -> str:
     return image.annotations.get(layout.IMAGE_NAME) or image.annotations.get(oci.REF_NAME) or image.digest
-
-
-def _keep(store: images.Store, record: images.Image) -> None:
-    while True:
-        try:
-            store.create(record)
-            return
-        except errors.AlreadyExists:
-            pass
-        try:
-            store.update(record)
-            return
-        except errors.NotFound:  # removed meanwhile
-            pass
