@@ -236,7 +236,7 @@ class Client(AbstractContextManager["Client"]):
         """The named one, or the namespace's own (``default``)."""
         from corten.snapshots import Snapshotter
 
-        return Snapshotter(self.channel, self.scope, name or self.default("snapshotter"))
+        return Snapshotter(self, name or self.default("snapshotter"))
 
     def differ(self, name: str = "") -> diff.Differ:
         """One that tries all of the daemon's in order; over the wire none can be named."""

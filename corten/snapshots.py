@@ -6,16 +6,25 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plugin_sdk import errors, mounts
 from plugin_sdk.snapshots import Info, Kind, Usage
 from plugin_sdk.wire.snapshots import Proxy
+
+if TYPE_CHECKING:
+    from corten.client import Client
 
 __all__ = ["Info", "Kind", "Snapshotter", "Usage"]
 
 
 class Snapshotter(Proxy):
     """A ``plugin_sdk.snapshots.Snapshotter``. Mounting needs root on the daemon's machine."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        super().__init__(client.channel, client.scope, name)
+        self.name = name
+        self._client = client
 
     def exists(self, key: str) -> bool:
         try:
@@ -34,9 +43,11 @@ class Snapshotter(Proxy):
     def read_only(self, name: str) -> Iterator[Path]:
         """The tree of a committed snapshot: in a view of it that goes with the context."""
         key = f"look-{secrets.token_hex(6)}"
-        made = self.view(key, name)
-        try:
-            with mounts.temporary(made) as path:
-                yield Path(path)
-        finally:
-            self.remove(key)
+        with self._client.leased() as client:
+            storage = client.snapshotter(self.name)
+            made = storage.view(key, name)
+            try:
+                with mounts.temporary(made) as path:
+                    yield Path(path)
+            finally:
+                storage.remove(key)
