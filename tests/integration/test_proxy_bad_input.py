@@ -57,7 +57,7 @@ def told(host: Host, name: str, state: str, reason: str) -> None:
     assert info is not None
     assert re.match(pattern, info.error), info.error
     assert "\n" not in info.error
-    assert re.search(rf"{name} .*    {state} since .*: {pattern}", host.plugins())
+    assert re.search(rf"{name} .*   {state} since .*: {pattern}", host.plugins())
     assert [line for line in host.said() if re.search(pattern, line)]
 
 

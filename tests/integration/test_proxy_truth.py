@@ -65,7 +65,7 @@ def corten_ready(host: Host, name: str = "") -> Result:
 def status(host: Host, name: str) -> str:
     """The row of ``corten plugins``, without the plugin's kind, name and platform."""
     [row] = [line for line in host.plugins().splitlines() if re.search(rf"v1 +{name} ", line)]
-    return re.split(r" {4,}", row)[-1]
+    return re.split(r" {3,}", row)[-1]
 
 
 @pytest.fixture(scope="module")
