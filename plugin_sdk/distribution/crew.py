@@ -75,13 +75,14 @@ class Crew:
                 self._failure = err
 
     def _join(self) -> None:
+        """Whatever comes meanwhile, KeyboardInterrupt too, the threads see it and end before it is raised."""
         while True:
-            with self._changed:
-                if self._changed.wait_for(lambda: not self._running, _LOOK):
-                    return
             try:
+                with self._changed:
+                    if self._changed.wait_for(lambda: not self._running, _LOOK):
+                        return
                 self._outer()
-            except BaseException as err:  # noqa: BLE001 - the threads see it and end, then it is raised
+            except BaseException as err:  # noqa: BLE001 - raised at the end
                 self._fail(err)
 
     def __enter__(self) -> Crew:

@@ -164,6 +164,27 @@ def test_what_the_differ_says_names_image_and_layer(rig):
     assert not rig.snapshots()
 
 
+def test_only_what_the_pull_has_verified_is_not_verified_again(rig):
+    image = rig.image(count=2, tag="1")
+    stored = image.layers[0]
+    with rig.view.content.writer("other", stored.size, stored.digest) as writer:
+        writer.write(rig.registry.blobs[stored.digest])
+        writer.commit(labels={"containerd.io/gc.root": "test"})
+    verified = {}
+
+    def make(view):
+        def apply(of, mounts, content, **more):
+            with content.reader(of.digest) as reader:
+                verified[of.digest] = getattr(reader, "verified", False)
+            return view.differ().apply(of, mounts, view.content, **more)
+
+        return Instead(view.differ(), apply=apply)
+
+    rig.settings = unpacking.Settings(single_pass=False)
+    pull(rig, with_differ(rig.kernel, make))
+    assert verified == {stored.digest: False, image.layers[1].digest: True}
+
+
 # --- snapshotters
 
 
