@@ -15,6 +15,14 @@ from plugin_sdk.distribution.connections import Failed
 
 _AVOIDED = 30.0  # seconds for which a host that could not be reached is asked last
 
+_TELLING = (
+    errors.Unauthenticated,
+    errors.PermissionDenied,
+    errors.ResourceExhausted,
+    errors.DataLoss,
+    errors.FailedPrecondition,
+)
+
 T = TypeVar("T")
 
 
@@ -108,10 +116,15 @@ class Hosts:
         self._health.report(name, failed)
 
     def error(self, what: str, failures: Sequence[tuple[str, Failed]]) -> errors.Error:
-        """Of the kind of the last host's failure, which is the registry itself unless it is ill."""
+        """Of the kind of the last host's failure, which is the registry itself unless it is ill; if that cannot be
+        reached, of that of another host which tells more."""
         reasons = "; ".join(f"{name}: {failed.reason}" for name, failed in failures)
-        made = failures[-1][1].kind(f"cannot {what} image {self._image}: {reasons}")
-        made.__cause__ = failures[-1][1]
+        last = failures[-1][1]
+        telling = [failed for _, failed in failures if failed.kind in _TELLING]
+        if last.kind is errors.Unavailable and telling:
+            last = telling[-1]
+        made = last.kind(f"cannot {what} image {self._image}: {reasons}")
+        made.__cause__ = last
         return made
 
     # -- hosts that lie

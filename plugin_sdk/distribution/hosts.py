@@ -163,7 +163,14 @@ def _load(folder: Path, registry: str, scheme: str) -> tuple[Host, ...]:
     hosts = [_host(table, url, registry) for url, table in tables.tables("host")]
     server = tables.text("server")
     last = _settings(tables, _located(tables, server, registry) if server else default(registry, scheme))
-    return tuple(_ambiguous(host) for host in (*hosts, last))
+    if not server and any(_covers(host, last) for host in hosts):
+        return tuple(map(_ambiguous, hosts))
+    return tuple(map(_ambiguous, (*hosts, last)))
+
+
+def _covers(host: Host, other: Host) -> bool:
+    """Whether a table is that of the registry itself, which then need not be asked a second time without its keys."""
+    return (host.address, host.path) == (other.address, other.path) and host.capabilities >= other.capabilities
 
 
 def _certificates(folder: Path) -> Tls:

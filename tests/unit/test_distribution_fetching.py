@@ -529,6 +529,20 @@ def test_each_host_is_named_with_its_reason(served: Registry, mirror: Registry, 
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(403, errors.PermissionDenied), (429, errors.ResourceExhausted), (404, errors.Unavailable)],
+)
+def test_the_more_telling_kind_counts_when_the_registry_cannot_be_reached(
+    mirror: Registry, make: Make, status: int, kind: type[errors.Error]
+) -> None:
+    with scripted_registry.serve() as gone:
+        pass
+    mirror.faults.append(lambda handler: handler.refuse(status, "UNKNOWN"))
+    with pytest.raises(kind, match=rf"it answers {status} .*; {gone.address}: no connection can be made"):
+        fetched(make(gone, mirror), Descriptor(oci.CONFIG, OTHER, 5))
+
+
 def test_a_host_that_may_not_pull_is_not_asked(served: Registry, mirror: Registry, make: Make, tmp_path: Path) -> None:
     make(served)
     (tmp_path / "example.com" / "hosts.toml").write_text(

@@ -141,6 +141,13 @@ def test_keys_at_the_top_are_the_servers(tmp_path: Path, key: str, tls: Tls) -> 
     assert read(tmp_path) == (Host("example.com", tls=Tls(tuple(map(placed, tls.ca)), pairs)),)
 
 
+def test_a_table_of_the_registry_itself_stands_for_it(tmp_path: Path) -> None:
+    write(tmp_path, "example.com", '[host."https://example.com"]\nskip_verify = true')
+    assert [host.tls.skip_verify for host in read(tmp_path)] == [True]
+    write(tmp_path, "example.com", '[host."https://example.com"]\ncapabilities = ["pull"]')
+    assert len(read(tmp_path)) == 2
+
+
 def test_docker_hub_has_its_own_host_unless_the_file_says_otherwise(tmp_path: Path) -> None:
     write(tmp_path, "docker.io", '[host."https://m.example"]')
     assert [host.address for host in read(tmp_path, "docker.io")] == ["m.example", "registry-1.docker.io"]
