@@ -250,12 +250,15 @@ class Registries:
         with registry_proxy.serving(of.host, of.context, files) as proxy:
             yield proxy
 
-    def hosts(self, folder: Path, host: str, *servers: Mapping[str, object], server: str = "") -> Path:
-        """Writes ``FOLDER/HOST_PORT_/hosts.toml``: tables of ``{"url": …, "capabilities": …, "ca": …}``, in order."""
+    def hosts(self, folder: Path, host: str, *servers: Mapping[str, object], server: str = "", **more: object) -> Path:
+        """Writes ``FOLDER/HOST_PORT_/hosts.toml``: tables of ``{"url": …, "capabilities": …, "ca": …}``, in order.
+
+        ``more`` are keys that count for ``server``.
+        """
         name, _, port = host.partition(":")
         target = folder / (f"{name}_{port}_" if port else name) / "hosts.toml"
         target.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f'server = "{server}"'] if server else []
+        lines = [f"{key} = {_toml(value)}" for key, value in {"server": server, **more}.items() if value]
         for one in servers:
             lines += ["", f'[host."{one["url"]}"]']
             lines += [f"  {key} = {_toml(value)}" for key, value in one.items() if key != "url"]

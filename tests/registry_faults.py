@@ -34,7 +34,7 @@ class Exchange:
     def answer(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         """Instead of the registry. ``headers`` may tell another Content-Length."""
         self.status, self.answered = status, {"Content-Length": str(len(body)), **headers}
-        self.pieces = iter([body])
+        self.pieces = (body[start : start + PIECE] for start in range(0, len(body), PIECE))
 
 
 Fault = Callable[[Exchange], None]

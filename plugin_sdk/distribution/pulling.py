@@ -90,6 +90,8 @@ class _Pull:
         self._labels = keeping.source_label(reference.host, reference.path)
 
     def run(self, target: Descriptor, store: transfer.ImageStore) -> None:
+        if not graph.has_children(target.media_type):
+            raise errors.Unimplemented(f"{target.digest} has the media type {target.media_type}, which no image has")
         choice = graph.Choice(store.platforms, store.all_metadata, store.manifest_limit)
         found = graph.survey(target, self._read_all, choice, self._name)
         for node in reversed(found.nodes):

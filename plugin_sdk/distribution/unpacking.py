@@ -84,9 +84,11 @@ class Source:
         """Raises InvalidArgument when config and layers do not fit."""
         source = cls(reference, image.digest, image.manifest, image.config.diff_ids)
         if len(source.diff_ids) != len(source.layers):
+            others = [layer for layer in image.manifest.layers if layer not in source.layers][:1]
             raise errors.InvalidArgument(
                 f"{reference}: the config {image.manifest.config.digest} lists {len(source.diff_ids)} layers "
                 f"and the manifest {image.digest} {len(source.layers)}"
+                + "".join(f"; {one.digest} has the media type {one.media_type}, which no layer has" for one in others)
             )
         return source
 
