@@ -52,7 +52,7 @@ SKIPPED = "skip plugin"  # clients look for these words: a plugin that is merely
 DRAIN = 10.0  # seconds that a replaced plugin's calls are given to end
 
 _WAITING = 16  # calls that wait for a thread of a plugin
-_PATIENT = 1000  # the same where all threads may wait for a program to come back
+_PATIENT = 1000  # the same where all threads may wait for a program to come back, or a call is a long piece of work
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ class Registry:
             slot.error = err.message if isinstance(err, errors.Error) else f"{type(err).__name__}: {err}"
             log.error("plugin %s does not start: %s", name, slot.error, exc_info=log.isEnabledFor(logging.DEBUG))
         else:
-            slot.lane = lanes.Lane(name)
+            slot.lane = lanes.Lane(name, waiting=_PATIENT if registration.kind == plugin.SERVICE else _WAITING)
             log.debug("plugin %s is ok after %.0f ms", name, 1000 * (time.perf_counter() - begin))
 
     def _has_requirements(self, slot: _Slot) -> bool:
@@ -363,7 +363,8 @@ class Registry:
 
     def _info(self, slot: _Slot) -> daemon.PluginInfo:
         registration = slot.registration
-        degraded = "degraded: all its threads are busy" if slot.lane is not None and slot.lane.full else ""
+        full = slot.lane is not None and slot.lane.full and registration.kind != plugin.SERVICE
+        degraded = "degraded: all its threads are busy" if full else ""
         if slot.remote is not None:
             return self._remote_info(slot.remote.info(), degraded)
         stores = registration.kind in (plugin.CONTENT, plugin.SNAPSHOTTER)

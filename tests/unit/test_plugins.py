@@ -263,6 +263,19 @@ def test_no_plugin_is_called_inside_a_transaction() -> None:
         pass
 
 
+def test_the_work_of_a_service_waits_and_is_no_ailment() -> None:
+    registry = load(registration(plugin.SERVICE, "a"), registration(plugin.SNAPSHOTTER, "s"))
+    go = threading.Event()
+    for kind, id, most in ((plugin.SERVICE, "a", 200), (plugin.SNAPSHOTTER, "s", 32)):
+        work = [registry.lane(f"{kind}.{id}").submit(go.wait, 60) for _ in range(most)]
+        assert bool(info(registry, id).error) is (kind != plugin.SERVICE)
+        assert not any(future.done() for future in work)
+    with pytest.raises(errors.ResourceExhausted):
+        registry.lane(f"{plugin.SNAPSHOTTER}.s").submit(go.wait, 60)
+    go.set()
+    registry.close()
+
+
 def test_each_plugin_has_its_own_lane_and_the_rest_share_one() -> None:
     registry = load(registration(plugin.SNAPSHOTTER, "a"))
     own = registry.lane(f"{plugin.SNAPSHOTTER}.a")
