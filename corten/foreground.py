@@ -30,14 +30,15 @@ Outcome = runtime.Exit | errors.Error | None
 class Foreground(contextlib.AbstractContextManager["Foreground"]):
     """Entered before the process is started. ``wait`` answers its end, or None when the user detaches from it.
 
-    With a terminal, our own is raw in between, also when something fails, and its size is the process's. What we read
-    is the process's input if it was made with ``stdin=PIPE``.
+    With a terminal, its size is that of our own. ``interactive`` is whether it was made with ``stdin=PIPE``: what we
+    read is its input then, and our own terminal is raw in between, also when something fails.
     """
 
-    def __init__(self, process: Process, terminal: bool) -> None:
+    def __init__(self, process: Process, terminal: bool, interactive: bool) -> None:
         self._process = process
         self._terminal = terminal
         self._own = terminal and at_terminal()
+        self._interactive = interactive
         self._stack = contextlib.ExitStack()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._outcome: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
@@ -45,7 +46,7 @@ class Foreground(contextlib.AbstractContextManager["Foreground"]):
     def __enter__(self) -> Foreground:
         try:
             self._stack.enter_context(self._handled())
-            if self._own:
+            if self._own and self._interactive:
                 self._stack.enter_context(_raw(sys.stdin.fileno()))
         except BaseException:
             self._stack.close()
@@ -57,7 +58,7 @@ class Foreground(contextlib.AbstractContextManager["Foreground"]):
         _thread(self._pass_signals)
         if self._own:
             self._signals.put(signal.SIGWINCH)
-        if self._process.stdin is not None:
+        if self._interactive:
             _thread(self._feed)
 
     def wait(self) -> runtime.Exit | None:

@@ -51,19 +51,17 @@ class Options:
 def run(client: Client, options: Options, pull: Pull, started: Callable[[Container], None]) -> int:
     """Runs to the end and answers the exit code; 0 with ``detach``, or when the user detaches.
 
-    ``pull`` fetches an image by its full name, ``started`` is called when the container runs in the background."""
+    ``pull`` fetches an image by its full name, ``started`` is called when the container is left in the background."""
     image = _image(client, options, pull)
     container = _create(client, options, image)
-    try:
-        if options.detach:
-            _start_in_background(container, options)
-            started(container)
-            return 0
-        ended = _run_in_foreground(container, options)
-    except BaseException:
-        remove(container)
-        raise
+    if options.detach:
+        with _undone(container):
+            _background_task(container, options).start()
+        started(container)
+        return 0
+    ended = _run_in_foreground(container, options)
     if ended is None:
+        started(container)
         return 0
     if options.rm:
         remove(container)
@@ -132,9 +130,14 @@ def _spec_options(options: Options) -> SpecOptions:
     return given
 
 
-def _start_in_background(container: Container, options: Options) -> None:
-    task = _background_task(container, options)
-    task.start()
+@contextlib.contextmanager
+def _undone(container: Container) -> Iterator[None]:
+    """What does not start leaves nothing."""
+    try:
+        yield
+    except BaseException:
+        remove(container)
+        raise
 
 
 def _background_task(container: Container, options: Options) -> Task:
@@ -163,15 +166,17 @@ def _run_in_foreground(container: Container, options: Options) -> int | None:
     folder = Path(container.labels[places.FIFO_LABEL])
     places.remove({places.FIFO_LABEL: str(folder)})
     with held(folder):
-        task = container.new_task(
-            stdin=PIPE if options.interactive else None,
-            stdout=1,
-            stderr=None if options.terminal else 2,
-            terminal=options.terminal,
-            folder=folder,
-        )
-        with foreground.Foreground(task, options.terminal) as front:
-            task.start()
+        with _undone(container):
+            task = container.new_task(
+                stdin=PIPE if options.interactive else None,
+                stdout=1,
+                stderr=None if options.terminal else 2,
+                terminal=options.terminal,
+                folder=folder,
+            )
+        with foreground.Foreground(task, options.terminal, options.interactive) as front:
+            with _undone(container):
+                task.start()
             front.started()
             ended = front.wait()
     if ended is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from corten import completion
-from corten.command import Command
+from corten.command import Command, Failure
 from corten.target import Target
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def _attached(container: Container, stdio: Stdio, no_stdin: bool) -> Exit | None
     from corten import logs, running
     from corten.streams import PIPE
 
+    if not stdio.stdout:
+        raise Failure(f'container "{container.id}" prints to nobody', "`corten exec` runs another command in it.")
     stdin = None if no_stdin or not stdio.stdin else PIPE
     if stdio.stdout.startswith("file://"):
         with logs.following(Path(stdio.stdout.removeprefix("file://"))):
@@ -54,6 +56,6 @@ def _in_front(container: Container, stdin: int | None, stdout: int | None, termi
     from corten import foreground
 
     task = container.task(stdin=stdin, stdout=stdout, stderr=None if terminal or stdout is None else 2)
-    with foreground.Foreground(task, terminal) as front:
+    with foreground.Foreground(task, terminal, stdin is not None) as front:
         front.started()
         return front.wait()

@@ -65,7 +65,7 @@ def exec(
             if detach:
                 made.start()
                 return
-            with foreground.Foreground(made, tty) as front:
+            with foreground.Foreground(made, tty, interactive) as front:
                 made.start()
                 front.started()
                 ended = front.wait()
@@ -73,6 +73,7 @@ def exec(
             made.delete(kill=True)
             raise
         if ended is None:
+            made.close()
             return
         made.delete()
         sys.exit(ended.status)

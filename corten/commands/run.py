@@ -83,7 +83,9 @@ def run(target: Target, /, image: str, as_json: bool, **given: Any) -> None:
         spec=_spec(given),
     )
     with target.connect() as client:
-        code = running.run(client, settings, lambda name: _pull(target, name, settings), _shown(as_json))
+        code = running.run(
+            client, settings, lambda name: _pull(target, name, settings), _shown(given["detach"], as_json)
+        )
     sys.exit(code)
 
 
@@ -158,11 +160,13 @@ def _pull(target: Target, name: str, settings: Any) -> None:
         moves.pull(client, name, wanted, moves.Access(), quiet=False)
 
 
-def _shown(as_json: bool) -> Any:
+def _shown(detach: bool, as_json: bool) -> Any:
     def show(container: Any) -> None:
         from corten import inspecting, tables
 
-        if as_json:
+        if not detach:
+            command.say(f"\nleft in the background: `corten attach {container.id}` comes back")
+        elif as_json:
             tables.show_json(inspecting.container(container.client, container))
         else:
             click.echo(container.id)

@@ -80,6 +80,20 @@ def test_a_pull_draws_a_bar_for_each_layer_and_ends_with_a_line(
     assert client.images.get(name).target.digest == image.digest
 
 
+def test_ctrl_c_ends_a_pull(typed: Type, registries: registry.Registries, client: corten.Client) -> None:
+    image = registry_images.simple("interrupted", [noise(3)], "none")
+    registries.push(image, "terminal/interrupted:1")
+    rest = threading.Event()
+    with registries.proxy(registries["plain"]) as proxy:
+        proxy.on(image.layers[0]["digest"], registry_faults.budget(1 << 20, rest))
+        child = typed("pull", "--plain-http", proxy.reference("terminal/interrupted:1"))
+        child.expect(r"layer [^\n]*downloading[^\n]*/3\.1 MB")
+        child.sendintr()
+        assert ended(child) == 130
+        rest.set()
+    assert not client.images.list()
+
+
 def test_a_password_is_asked_for_and_never_shown(typed: Type, registries: registry.Registries) -> None:
     image = registry_images.simple("asked", [])
     registries.push(image, "terminal/asked:1")
@@ -146,6 +160,7 @@ def test_one_detaches_attaches_and_is_alone(typed: Type, imported: str, client: 
     other.expect('Error: container "a" is attached to elsewhere')
     assert ended(other) == 1
     child.send("\x10\x11")
+    child.expect("`corten attach a` comes back")
     assert ended(child) == 0
     assert client.tasks.get("a").status.name == "RUNNING"
     child = typed("attach", "a")
