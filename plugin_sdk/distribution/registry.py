@@ -169,9 +169,9 @@ class Repository:
             raise Failed("what it sends has another digest", errors.DataLoss)
         return Descriptor(_media_type(answer) or _stated_type(data), stated, len(data))
 
-    def _whole(self, answer: statuses.Answer, limit: int) -> bytes:
+    def _whole(self, answer: statuses.Answer, limit: int, kind: type[errors.Error] = errors.ResourceExhausted) -> bytes:
         with waiting.looking(self._check):
-            return statuses.whole(answer, limit)
+            return statuses.whole(answer, limit, kind)
 
     def read(self, of: Descriptor, limit: int = 0) -> bytes:
         """A manifest, an index or a config, whole; its digest and size are verified.
@@ -191,7 +191,7 @@ class Repository:
         if answer.status != 200:
             raise statuses.failed(answer)
         length = answer.headers.get("Content-Length", str(of.size))
-        data = self._whole(answer, of.size) if length == str(of.size) else b""
+        data = self._whole(answer, of.size, errors.DataLoss) if length == str(of.size) else b""
         if len(data) != of.size:
             answer.close()
             raise Failed(f"it sends {length} bytes instead of {of.size}", errors.DataLoss)

@@ -49,8 +49,8 @@ def _code(answer: Answer) -> str:
     return found if isinstance(found, str) and _CODE.fullmatch(found) else ""
 
 
-def whole(answer: Answer, limit: int) -> bytes:
-    """The body. Raises Failed when it has more than ``limit`` bytes, or is cut."""
+def whole(answer: Answer, limit: int, kind: type[errors.Error] = errors.ResourceExhausted) -> bytes:
+    """The body. Raises Failed when it is cut, and of that ``kind`` when it has more than ``limit`` bytes."""
     try:
         data = b""
         while len(data) <= limit and (chunk := answer.read(limit + 1 - len(data))):
@@ -60,7 +60,7 @@ def whole(answer: Answer, limit: int) -> bytes:
     finally:
         answer.close()  # a connection whose answer is read to its end has been given back before
     if len(data) > limit:
-        raise Failed(f"its answer has more than {limit} bytes", errors.ResourceExhausted, again=False)
+        raise Failed(f"its answer has more than {limit} bytes", kind, again=False)
     return data
 
 

@@ -218,6 +218,20 @@ def test_a_manifest_with_other_bytes_is_data_loss(served: Registry, make: Make, 
         make(served).read(of)
 
 
+def test_a_manifest_of_more_bytes_than_its_descriptor_says_is_data_loss(served: Registry, make: Make) -> None:
+    """Of a registry that does not tell the length beforehand."""
+
+    def longer(handler: Handler) -> bool:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.close_connection = True
+        return bool(handler.wfile.write(b"{}" + bytes(100)))
+
+    served.faults.append(longer)
+    with pytest.raises(errors.DataLoss, match="its answer has more than 2 bytes"):
+        make(served).read(Descriptor(oci.MANIFEST, oci.digest_of(b"{}"), 2))
+
+
 def test_a_manifest_that_a_mirror_has_damaged_comes_from_the_next_host(
     served: Registry, mirror: Registry, make: Make
 ) -> None:
