@@ -14,17 +14,23 @@ from benchmarks import daemons
 from corten import Client, connect
 from plugin_sdk import errors, oci
 from scripts import images
-from tests import holdings, pulls, registry, registry_faults, registry_images, registry_proxy, sides
+from tests import pulls, registry, registry_faults, registry_images, registry_proxy
 
 pytestmark = [pytest.mark.root]
 NUMBERS = itertools.count()
 
 
-@pytest.fixture
-def view(corten: sides.Side, fresh: str) -> Iterator[Client]:
-    with holdings.client(corten, fresh) as made:
+@pytest.fixture(scope="module")
+def own(scratch: Path) -> Iterator[daemons.Daemon]:
+    """It soon gives up."""
+    with pulls.daemon(scratch / "bad_input", "retries = 2") as made:
         yield made
-        holdings.forget(corten, fresh)
+
+
+@pytest.fixture
+def view(own: daemons.Daemon, fresh: str) -> Iterator[Client]:
+    with connect(own.address, f"n{fresh[1:]}") as made:
+        yield made
 
 
 @pytest.fixture
