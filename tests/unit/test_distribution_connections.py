@@ -233,7 +233,11 @@ def test_a_host_that_refuses_connections_is_told(make: Make) -> None:
         make(gone.address).resolve()
 
 
-def test_a_name_that_nobody_knows_is_told(make: Make) -> None:
+def test_a_name_that_nobody_knows_is_told(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(errors.Unavailable, match=r"registry\.invalid: its name cannot be resolved"):
         make("registry.invalid").resolve()
 
