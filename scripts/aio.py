@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import enum
 import inspect
+import io
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 from corten import client, containers, content, events, images, leases, metrics, snapshots, streams, tasks, transfers
 from plugin_sdk import content as content_contract
 from plugin_sdk import namespaces
+from plugin_sdk.scope import Scope
 
 TARGET = Path(__file__).parent.parent / "corten" / "aio.py"
 
@@ -48,9 +50,9 @@ MIRRORED: dict[type, str] = {
 IMMEDIATE = {"view", "namespace"}  # they ask nothing of the daemon
 LEFT_OUT = {
     *("channel", "client", "lacks", "note_lack", "check", "over", "registries", "leased"),  # inner workings
-    *("differ", "open", "create_file", "fileno"),  # of blocking objects
+    *("differ", "open", "fileno"),  # of blocking objects
 }
-FILES = (streams.Input, __import__("io").BufferedReader)
+FILES = (streams.Input, io.BufferedReader)
 OTHERS = {"Metrics": metrics.Metrics, "Tls": client.Tls, "Registries": object, "ReadableBuffer": bytes}
 
 HEAD = '''"""The client library for asyncio: ``corten`` with the same names, made of it by scripts/aio.py. Do not edit.
@@ -83,7 +85,7 @@ def written() -> str:
     checked = [line for line in lines if line.startswith(("import corten.", "import plugin_sdk."))]
     plain = {*(line for line in lines if line not in checked), "import builtins\n", "import typing\n"}
     text = HEAD + "".join(sorted(plain)) + own + types + "".join(f"    {line}" for line in checked)
-    return _formatted(text + names + classes + CONNECT)
+    return formatted(text + names + classes + CONNECT)
 
 
 def _by_bases(item: tuple[type, str]) -> tuple[int, str]:
@@ -94,7 +96,7 @@ def _isort(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
 
-def _formatted(text: str) -> str:
+def formatted(text: str) -> str:
     for arguments in (["check", "--fix", "--quiet", "--select", "I,F401"], ["format", "--quiet"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", str(TARGET), "-"]
         text = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
@@ -123,7 +125,7 @@ def _fields(kind: type) -> Sequence[Any]:
     if kind is tasks.Process:
         return [("id", str), ("exec_id", str), ("pid", int)]
     if kind is client.Client:
-        return [("scope", inspect.getattr_static(client, "Scope"))]
+        return [("scope", Scope)]
     if not dataclasses.is_dataclass(kind):
         return []
     hints = _hints(kind)

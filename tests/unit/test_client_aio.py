@@ -16,7 +16,7 @@ from scripts import aio as generator
 
 
 def test_it_is_as_the_library_is() -> None:
-    assert generator.TARGET.read_text() == generator.written(), "run: python -m scripts.aio"
+    assert generator.formatted(generator.TARGET.read_text()) == generator.written(), "run: python -m scripts.aio"
 
 
 def test_every_exported_name_is_there() -> None:
