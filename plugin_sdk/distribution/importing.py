@@ -61,7 +61,7 @@ class _Found:
 
     def find(self, name: str) -> Descriptor:
         """A blob that ``manifest.json`` names. Raises InvalidArgument."""
-        member = tars.clean(name.encode()).decode()
+        member = tars.clean(name.encode("utf-8", "replace")).decode()
         for _ in range(_LINKS):
             if member in self.blobs:
                 return self.blobs[member]

@@ -30,13 +30,14 @@ IMAGE_NAME = "io.containerd.image.name"
 """Annotation in an index: the whole name of an image."""
 
 _ESCAPED = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-_ESCAPES = re.compile("[&<>\u2028\u2029]")
+_ESCAPES = re.compile("[&<>\u2028\u2029\ud800-\udfff]")
+_NO_CHARACTER = "\ufffd"  # in the place of half a one
 
 
 def encode(value: object) -> bytes:
     """JSON without spaces, as Go writes it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return _ESCAPES.sub(lambda found: _ESCAPED[found[0]], text).encode()
+    return _ESCAPES.sub(lambda found: _ESCAPED.get(found[0], _NO_CHARACTER), text).encode()
 
 
 def index(entries: Sequence[dict[str, Any]], media_type: str = "") -> bytes:

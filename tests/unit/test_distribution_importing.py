@@ -308,6 +308,11 @@ def test_a_docker_archive_gets_a_manifest_and_an_index(import_: Importer, view: 
     assert set(some.blobs) - set(content(view)) == {some.digest}
 
 
+def test_json_is_written_as_go_writes_it() -> None:
+    written = layout.encode({"a": "<&>ü\u2028", "b": "\ud800", "c": None})
+    assert written == rb'{"a":"\u003c\u0026\u003e' + "ü".encode() + rb'\u2028","b":"' + b'\xef\xbf\xbd","c":null}'
+
+
 def test_layers_that_are_links_are_followed(import_: Importer, view: daemon.View) -> None:
     some = archived.image({"a": b"1"}, {"b": b"2"}, gzip=False)
     files = archived.saved(some, "x:1")
@@ -367,6 +372,11 @@ def line(media_type: str, digest: str = "sha256:" + "0" * 64, size: int = 3) -> 
     return {"mediaType": media_type, "digest": digest, "size": size}
 
 
+def half_a_character() -> dict[str, bytes]:
+    files = index_of({**line(oci.MANIFEST), "annotations": {oci.REF_NAME: "HALF"}})
+    return {**files, "index.json": files["index.json"].replace(b"HALF", rb"\ud800")}
+
+
 DOCUMENTS = [
     ({"x": b"y"}, errors.InvalidArgument, "neither an OCI image layout nor what docker save writes"),
     ({"oci-layout": archived.VERSION}, errors.InvalidArgument, "no index.json"),
@@ -382,6 +392,8 @@ DOCUMENTS = [
     ({"manifest.json": b"[" * 100_000}, errors.InvalidArgument, "is not what docker save writes"),
     ({"manifest.json": b'[{"Config":"c","Layers":[]}]'}, errors.InvalidArgument, "names 'c', which is not there"),
     ({"manifest.json": b"[]"}, errors.InvalidArgument, "holds no image"),
+    ({"manifest.json": rb'[{"Config":"\ud800","Layers":[]}]'}, errors.InvalidArgument, "which is not there"),
+    (half_a_character(), errors.InvalidArgument, "half of a character"),
 ]
 
 

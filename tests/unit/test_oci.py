@@ -132,6 +132,7 @@ def test_an_empty_config_is_parsed() -> None:
         (b"", "not valid JSON"),
         (b"[]", "must be a JSON object"),
         (b"\xff", "not valid JSON"),
+        (rb'{"mediaType": "\ud800"}', "half of a character"),
         (b"[" * 100_000, "not valid JSON"),
         (document(layers=[]), "manifest.config: is missing"),
         (document(config=1), "manifest.config: must be an object"),
