@@ -278,6 +278,26 @@ def test_a_service_that_is_missing_is_named(client: corten.Client) -> None:
     assert missing == client.version().version.startswith("1.6")
 
 
+def test_credentials_are_given_or_asked_for(client: corten.Client, registries: registry.Registries) -> None:
+    registries.push(registry_images.simple("library-secret"), "library/secret:1")
+    name = registries["basic"].reference("library/secret:1")
+    writer = corten.Credentials("writer", registry.USERS["writer"])
+    challenges: list[corten.Challenge] = []
+
+    def ask(challenge: corten.Challenge) -> corten.Credentials:
+        challenges.append(challenge)
+        return writer
+
+    with clients.connected_beside(client, "-secret") as other:
+        with pytest.raises(errors.Error) as caught:
+            other.images.pull(name, plain_http=True, credentials=corten.Credentials("writer", "wr0ng-secret"))
+        assert "wr0ng-secret" not in caught.value.message
+        image = other.images.pull(name, plain_http=True, credentials=ask, unpack=False)
+        assert registries["basic"].host in {challenge.host for challenge in challenges}
+        other.images.push(image, name.replace(":1", ":2"), plain_http=True, credentials=writer)
+        assert other.images.pull(name.replace(":1", ":2"), plain_http=True, credentials=writer).target == image.target
+
+
 def test_an_old_transfer_service_is_not_asked_for_what_it_does_not_know(
     later: sides.Both, registries: registry.Registries
 ) -> None:
