@@ -232,7 +232,7 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in ``data``; ``name`` says in errors what was read."""
     try:
         value = json.loads(data)
-        if b"\\u" in data:  # half a character may be written so, and is no text anywhere else
+        if b"\\" in data:  # half a character may be written so, and is no text anywhere else
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as err:
         raise errors.InvalidArgument(f"{name}: not valid JSON: it has half of a character") from err
