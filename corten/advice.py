@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plugin_sdk import errors
@@ -11,83 +11,86 @@ from plugin_sdk import errors
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """For errors of this kind whose message the pattern finds; ``says`` is given the match."""
+    """For errors of this kind whose message the pattern finds; ``says`` has ``{}`` for the pattern's group."""
 
     kind: type[errors.Error]
     pattern: str
-    says: Callable[[re.Match[str]], str]
-
-
-def _always(text: str) -> Callable[[re.Match[str]], str]:
-    return lambda _: text
-
-
-def _by_name(text: str) -> Callable[[re.Match[str]], str]:
-    """``{}`` in the text is the first group of the pattern."""
-    return lambda found: text.format(found[1])
+    says: str
 
 
 _NO_DAEMON = "Is the daemon running? Start it as root with `cortend`, or name the socket of another one with --address."
+_NO_REGISTRY = (
+    "Is the name right, and can the daemon's machine reach it? A hosts.toml (--hosts-dir) names mirrors, and "
+    "--plain-http is for a registry without TLS."
+)
+_NO_TRUST = (
+    "Name what its certificate is signed by in a hosts.toml: `ca = …`, in the daemon's folder or in --hosts-dir."
+)
 _LOG_IN = "Give --user NAME, which asks for the password, or log in once with `docker login`."
 
 RULES: Sequence[Rule] = (
-    Rule(
-        errors.Unavailable, r"does not answer: Permission denied", _always("The socket is root's: try `sudo corten …`.")
-    ),
-    Rule(errors.Unavailable, r"does not answer", _always(_NO_DAEMON)),
+    Rule(errors.Unavailable, r"does not answer: Permission denied", "The socket is root's: try `sudo corten …`."),
+    Rule(errors.Unavailable, r"does not answer", _NO_DAEMON),
     Rule(
         errors.NotFound,
         r'^image "([^"]+)": not found',
-        _by_name("Fetch it with `corten pull {}`; `corten images` lists what is there."),
+        "Fetch it with `corten pull {}`; `corten images` lists what is there.",
+    ),
+    Rule(errors.Error, r"certificate", _NO_TRUST),
+    Rule(errors.Unavailable, r"cannot resolve image", _NO_REGISTRY),
+    Rule(
+        errors.NotFound,
+        r"cannot resolve image",
+        "Is the name right? Some registries say so, too, to those who have not logged in.",
     ),
     Rule(
         errors.NotFound,
         r"no match for platform",
-        _always("Fetch it for that platform with `corten pull --platform OS/ARCHITECTURE`."),
+        "Fetch it for that platform with `corten pull --platform OS/ARCHITECTURE`.",
     ),
     Rule(
         errors.NotFound,
         r"(?:container|task) .*not found|no running task",
-        _always("`corten ps -a` lists what is there."),
+        "`corten ps -a` lists what is there.",
     ),
     Rule(
         errors.NotFound,
         r"(?:content|blob).*sha\d+:[0-9a-f]+.*not found",
-        _always("Fetch the image again with `corten pull`."),
+        "Fetch the image again with `corten pull`.",
     ),
     Rule(
         errors.NotFound,
         r"snapshot .*not found",
-        _always("`corten snapshots` lists what is there; `corten image unpack` makes an image's."),
+        "`corten snapshots` lists what is there; `corten image unpack` makes an image's.",
     ),
-    Rule(errors.NotFound, r"process already finished", _always("`corten ps -a` shows what still runs.")),
+    Rule(errors.NotFound, r"process already finished", "`corten ps -a` shows what still runs."),
     Rule(
         errors.AlreadyExists,
         r'^container "([^"]+)"',
-        _by_name("Remove it with `corten rm {}`, or choose another --name."),
+        "Remove it with `corten rm {}`, or choose another --name.",
     ),
-    Rule(errors.InvalidArgument, r"snapshotter not loaded", _always("`corten plugins` lists those that are there.")),
-    Rule(errors.Unauthenticated, r"", _always(_LOG_IN)),
-    Rule(errors.PermissionDenied, r"registry|https?://|401|403", _always(_LOG_IN)),
+    Rule(errors.InvalidArgument, r"snapshotter not loaded", "`corten plugins` lists those that are there."),
+    Rule(errors.Unauthenticated, r"", _LOG_IN),
+    Rule(errors.PermissionDenied, r"registry|https?://|401|403", _LOG_IN),
     Rule(
         errors.FailedPrecondition,
         r'container "([^"]+)" is running',
-        _by_name("Stop it with `corten stop {}`, or remove it with `corten rm -f`."),
+        "Stop it with `corten stop {}`, or remove it with `corten rm -f`.",
     ),
     Rule(
         errors.FailedPrecondition,
         r'^namespace "([^"]+)"',
-        _by_name("See what is in it with `corten -n {} images`, `ps -a`, `snapshots` and `content`."),
+        "See what is in it with `corten -n {} images`, `ps -a`, `snapshots` and `content`.",
     ),
     Rule(
         errors.Unimplemented,
         r"transfer",
-        _always("The daemon has no transfer service: `corten plugins` lists what it has."),
+        "The daemon has no transfer service: `corten plugins` lists what it has.",
     ),
     Rule(
         errors.ResourceExhausted,
         r"No space left|disk",
-        _always("Remove what is not needed: `corten image rm`, `corten rm`."),
+        "Remove what is not needed: `corten image rm`, `corten rm`.",
     ),
 )
 
@@ -96,5 +99,5 @@ def next_step(err: errors.Error) -> str:
     """Empty when there is nothing to say."""
     for rule in RULES:
         if isinstance(err, rule.kind) and (found := re.search(rule.pattern, err.message)):
-            return rule.says(found)
+            return rule.says.format(*found.groups())
     return ""

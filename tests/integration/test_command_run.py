@@ -15,6 +15,7 @@ import pytest
 
 import corten
 from benchmarks import daemons
+from corten import places
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 FULL = "docker.io/library/busybox:latest"
@@ -216,19 +217,27 @@ def test_stop_makes_what_does_not_listen(invoke: Invoke, imported: str, client: 
     assert invoke("stop", "a").stdout == "a\n"  # it has ended
 
 
+def test_stop_asks_as_the_image_wants(invoke: Invoke, imported: str, client: corten.Client) -> None:
+    wants = f"{places.STOP_LABEL}=SIGUSR1"
+    script = "trap 'exit 5' USR1; while :; do sleep 0.05; done"
+    invoke("run", "-d", "--name", "a", "--label", wants, imported, "sh", "-c", script)
+    until(lambda: signals(client.tasks.get("a").pid), "no trap")
+    invoke("stop", "--time", "60", "a")
+    assert client.tasks.get("a").exit_status == 5
+
+
 def test_kill_sends_the_signal_that_is_named(invoke: Invoke, imported: str, client: corten.Client) -> None:
     invoke("run", "-d", "--name", "a", imported, "sh", "-c", "trap 'exit 5' USR1; while :; do sleep 0.05; done")
-    until(lambda: b"SigCgt" in signals(client.tasks.get("a").pid), "no trap")
+    until(lambda: signals(client.tasks.get("a").pid), "no trap")
     invoke("kill", "-s", "usr1", "a")
     assert client.tasks.wait("a", timeout=60).status == 5
     assert "`corten ps -a`" in invoke("kill", "a", code=1).stderr
 
 
-def signals(pid: int) -> bytes:
-    """Of proc(5), when it catches SIGUSR1."""
-    text = Path(f"/proc/{pid}/status").read_bytes()
-    caught = int(text.partition(b"SigCgt:\t")[2].split()[0], 16)
-    return b"SigCgt" if caught & 1 << 9 else b""
+def signals(pid: int) -> bool:
+    """Whether the process catches SIGUSR1; proc(5)."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(text.partition("SigCgt:\t")[2].split()[0], 16) & 1 << 9)
 
 
 def test_rm_spares_what_runs_unless_it_is_forced(invoke: Invoke, imported: str) -> None:
