@@ -79,7 +79,7 @@ def _transfer(
 
 @contextlib.contextmanager
 def daemon(directory: Path, table: str = "", environment: Mapping[str, str] | None = None) -> Iterator[daemons.Daemon]:
-    """Corten with ``table`` as its table of the transfer plugin. At its end none of its processes is left."""
+    """Corten with ``table`` as its table of the transfer plugin. At its end there is no mount and no process of it."""
     directory.mkdir()
     config = directory / "config.toml"
     config.write_text(f"version = 3\n{TABLE}\n{table}\n")
@@ -87,6 +87,7 @@ def daemon(directory: Path, table: str = "", environment: Mapping[str, str] | No
         made = daemons.start_corten(directory, "--config", str(config))
     try:
         yield made
+        assert not daemons.mounts_below(directory)
     finally:
         made.stop()
     assert not made.leftovers()
