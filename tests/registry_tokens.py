@@ -25,6 +25,7 @@ from tests import certificates
 
 SERVICE = "registry.test"
 ISSUER = "issuer.test"
+LIFETIME = 300  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,13 @@ class Asked:
 class Tokens:
     """A running server. ``users`` are passwords by name; those of ``readers`` may only pull.
 
-    Tokens say that they are valid for ``lifetime`` seconds, to which docker-registry adds a minute; clients are told
-    ``told`` seconds. ``anonymous`` gives tokens for pulling to everyone; ``posts`` is whether POST is known, else it
-    is 405. ``issued`` has all tokens, of both kinds.
+    ``anonymous`` gives tokens for pulling to everyone; ``posts`` is whether POST is known, else it is 405. ``issued``
+    has all tokens, of both kinds.
     """
 
     certificates: certificates.Files
     users: Mapping[str, str]
     readers: tuple[str, ...] = ()
-    lifetime: int = 300
-    told: int = 300
     anonymous: bool = False
     posts: bool = True
     asked: list[Asked] = field(default_factory=list)
@@ -74,7 +72,7 @@ class Tokens:
         now = int(time.time())
         access = [one for scope in scopes if (one := self._access(user, scope))["actions"]]
         claims = {"iss": ISSUER, "sub": user, "aud": SERVICE, "access": access, "jti": secrets.token_hex(8)}
-        times = {"iat": now, "nbf": now - 60, "exp": now + self.lifetime}
+        times = {"iat": now, "nbf": now - 60, "exp": now + LIFETIME}
         certificate = x509.load_pem_x509_certificate(self.certificates.server.read_bytes())
         chain = [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()]
         text = f"{_part({'typ': 'JWT', 'alg': 'ES256', 'x5c': chain})}.{_part({**claims, **times})}"
@@ -146,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer: dict[str, Any] = {"errors": [{"code": "UNAUTHORIZED"}]}
         if allowed:
             token = self.server_of.sign(user, scopes)
-            answer = {"token": token, "access_token": token, "expires_in": self.server_of.told}
+            answer = {"token": token, "access_token": token, "expires_in": LIFETIME}
             if offline and user:
                 answer["refresh_token"] = self.server_of.identity(user)
         body = json.dumps(answer).encode()

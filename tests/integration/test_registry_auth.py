@@ -144,7 +144,7 @@ def tokens(registries: registry.Registries) -> Iterator[registry_tokens.Tokens]:
     server = registries.tokens
     server.asked.clear()
     yield server
-    server.posts, server.anonymous, server.lifetime, server.told = True, False, 300, 300
+    server.posts, server.anonymous = True, False
 
 
 def test_one_token_does_for_a_pull(
@@ -187,20 +187,15 @@ def test_an_identity_token_is_exchanged(
     assert tokens.asked[0].by == "refresh_token"
 
 
-def test_a_token_that_ends_too_early_is_asked_for_again(
+def test_a_token_that_is_taken_no_more_is_asked_for_again(
     view: Client, registries: registry.Registries, tokens: registry_tokens.Tokens
 ) -> None:
-    tokens.lifetime = -58  # docker-registry still takes it for two seconds, the client is told 300
-    registries.push(registry_images.simple("early"), "auth/early:1")
+    registries.push(registry_images.simple("ended"), "auth/ended:1")
+    challenge = f'Bearer realm="{tokens.realm}",service="{registry_tokens.SERVICE}",error="invalid_token"'
     with registries.proxy(registries["token"]) as proxy:
-
-        def late(exchange: registry_faults.Exchange) -> None:
-            exchange.over.wait(3.5)
-            exchange.forward(exchange)
-
-        proxy.on("/blobs/", late, times=1)
-        pulls.pull(view, proxy.reference("auth/early:1"), ask=lambda _: READER)
-    assert len(tokens.asked) >= 2
+        proxy.on("/blobs/", registry_faults.challenge(challenge), times=1)
+        pulls.pull(view, proxy.reference("auth/ended:1"), ask=lambda _: READER)
+    assert len(tokens.asked) == 2
 
 
 def test_no_secret_is_in_the_log(own: daemons.Daemon, registries: registry.Registries) -> None:
