@@ -31,6 +31,7 @@ class Registry:
         self.uploaded = []
         self.repositories = Counter()
         self.before_chunk = lambda of, offset: None
+        self.elsewhere = {}  # what another host has of a blob
         self.changed = threading.Condition()
 
     def add(self, media_type, data):
@@ -93,7 +94,10 @@ class Repository:
 
     def reject(self, of):
         self.registry.note("reject", of.digest)
-        return False
+        if of.digest not in self.registry.elsewhere:
+            return False
+        self.registry.blobs[of.digest] = self.registry.elsewhere.pop(of.digest)
+        return True
 
     # --- push
 

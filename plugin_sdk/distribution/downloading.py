@@ -19,6 +19,8 @@ class Fetcher(Protocol):
 
     def fetch(self, of: Descriptor, offset: int = 0) -> Iterator[bytes]: ...
 
+    def reject(self, of: Descriptor) -> bool: ...
+
 
 class Download:
     """Implements ``sharing.Work``; tells bytes that are there. The bytes go through the tees that were attached before
@@ -33,6 +35,7 @@ class Download:
         self._labels = labels
         self._fetcher = fetcher
         self._tees: list[Tee] | None = []  # None: too late
+        self._fed: list[Tee] = []
         self._lock = threading.Lock()
 
     def attach(self, tee: Tee) -> None:
@@ -69,38 +72,43 @@ class Download:
     def _write(self, view: daemon.View, flight: sharing.Flight) -> None:
         if not self._of.size:
             raise errors.InvalidArgument(f"{self._of.digest} has the size 0")
-        if not self._fill(view, flight, anew=False):
-            self._fill(view, flight, anew=True)
+        fetcher = self._fetcher(flight.check)
+        anew = False
+        while not self._fill(view, flight, fetcher, anew=anew):
+            anew = True
+            for tee in self._fed:
+                tee.void()
 
-    def _fill(self, view: daemon.View, flight: sharing.Flight, *, anew: bool) -> bool:
-        """False when an earlier attempt has left bytes that are not those of the digest."""
+    def _fill(self, view: daemon.View, flight: sharing.Flight, fetcher: Fetcher, *, anew: bool) -> bool:
+        """False when the bytes are not those of the digest, and may be if they come once more: those of an earlier
+        attempt were wrong, or those of a host while there is another one."""
         of = self._of
         with keeping.opened(view.content, of, flight.check, flight.tell) as writer:
             begun = writer.status().offset
             if anew or begun > of.size:
                 writer.truncate(0)
                 begun = 0
-            self._copy(writer, begun, flight)
+            self._copy(writer, begun, flight, fetcher)
             try:
                 writer.commit(of.size, of.digest, self._labels)
             except errors.FailedPrecondition as err:
                 damage = err
             else:
                 return True
-        if begun:
+        if begun or fetcher.reject(of):
             return False
         with contextlib.suppress(errors.NotFound):
             view.content.abort(graph.ref(of))
         raise errors.DataLoss(f"what came for {of.digest} has another digest: {damage.message}")
 
-    def _copy(self, writer: content.Writer, offset: int, flight: sharing.Flight) -> None:
+    def _copy(self, writer: content.Writer, offset: int, flight: sharing.Flight, fetcher: Fetcher) -> None:
         tees = self._begin(offset == 0)
         flight.tell(offset)
         if offset == self._of.size:
             return
-        tees = tees if offset == 0 else []
+        tees = self._fed = tees if offset == 0 else []
         try:
-            for chunk in self._chunks(offset, flight):
+            for chunk in self._chunks(offset, flight, fetcher):
                 writer.write(chunk)
                 for tee in tees:
                     tee.put(chunk)
@@ -111,10 +119,10 @@ class Download:
             raise
         _end_all(tees, None)
 
-    def _chunks(self, offset: int, flight: sharing.Flight) -> Iterator[bytes]:
+    def _chunks(self, offset: int, flight: sharing.Flight, fetcher: Fetcher) -> Iterator[bytes]:
         """No more than the size, and no less. Raises DataLoss."""
         of = self._of
-        with contextlib.closing(self._fetcher(flight.check).fetch(of, offset)) as chunks:  # type: ignore[type-var]
+        with contextlib.closing(fetcher.fetch(of, offset)) as chunks:  # type: ignore[type-var]
             for chunk in chunks:
                 flight.check()
                 offset += len(chunk)

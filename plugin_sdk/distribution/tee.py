@@ -27,12 +27,17 @@ _LOOK = 0.1  # seconds between two looks at whether anybody still waits
 _PATIENCE = 10.0  # seconds for the differ to begin to read
 
 
+class Voided(Exception):
+    """What was read was not the blob. It has come again since, and is in the store."""
+
+
 class Tee:
     """The bytes of one blob on their way. ``check`` raises when nobody wants them any more."""
 
     def __init__(self, of: Descriptor, check: Callable[[], None]) -> None:
         self.descriptor = of
         self.opened = False
+        self.voided = False
         self._check = check
         self._chunks: deque[bytes] = deque()
         self._held = 0  # bytes in chunks
@@ -71,6 +76,11 @@ class Tee:
             if not self._ended:
                 self._ended, self._failure = True, failure
                 self._changed.notify_all()
+
+    def void(self) -> None:
+        """What went through was not the blob, which comes again, but not through here."""
+        self.voided = True
+        self.leave()
 
     # --- who reads
 

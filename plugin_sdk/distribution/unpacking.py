@@ -20,7 +20,7 @@ from plugin_sdk.distribution import graph, keeping, sentences, sharing
 from plugin_sdk.distribution.crew import Crew
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.distribution.progress import Tracker
-from plugin_sdk.distribution.tee import Tee, TeeStore, VerifiedStore
+from plugin_sdk.distribution.tee import Tee, TeeStore, VerifiedStore, Voided
 from plugin_sdk.layer_context import LayerContext
 from plugin_sdk.mounts import Mount
 from plugin_sdk.oci import Descriptor
@@ -207,13 +207,24 @@ class Unpacking:
 
     def run(self, flight: sharing.Flight) -> None:
         view = flight.hold(self._job.own())
-        storage, chain = view.snapshotter(self._snapshotter), self._context.target
+        storage = view.snapshotter(self._snapshotter)
+        try:
+            made = self._make(view, storage, flight)
+        except Voided:
+            made = self._make(view, storage, flight)  # from the store
+        if made:
+            keeping.label(view.content, self._layer.digest, {oci.UNCOMPRESSED_LABEL: self._diff_id})
+            flight.tell(MADE)
+
+    def _make(self, view: daemon.View, storage: snapshots.Snapshotter, flight: sharing.Flight) -> bool:
+        """False when the snapshot was there, or a remote snapshotter had it."""
+        chain = self._context.target
         key = _key(chain)
         try:
             mounts = storage.prepare(key, self._context.parent, self._context.labels())
         except errors.AlreadyExists:
-            if exists(storage, chain):  # it was there, or a remote snapshotter had it
-                return
+            if exists(storage, chain):
+                return False
             raise
         try:
             with self._settings.shared.slot(flight.check):
@@ -227,8 +238,7 @@ class Unpacking:
         except BaseException:
             _give_up(storage, key)
             raise
-        keeping.label(view.content, self._layer.digest, {oci.UNCOMPRESSED_LABEL: self._diff_id})
-        flight.tell(MADE)
+        return True
 
     def _labels(self) -> dict[str, str]:
         return {**self._layer.annotations, snapshots.TARGET_LABEL: self._context.target}
@@ -268,6 +278,8 @@ class Unpacking:
                     raise
             finally:
                 tee.leave()
+        if tee.voided:
+            raise Voided
         if failure is not None:
             raise failure
         return made

@@ -274,6 +274,21 @@ def test_wrong_bytes_are_data_loss_and_leave_nothing(rig, fault, unpacks):
     assert rig.has_only(*image.blobs)
 
 
+@pytest.mark.parametrize("unpacks", [(), UNPACK], ids=["stored", "unpacked"])
+@pytest.mark.parametrize("place", [1000, 40])
+def test_wrong_bytes_come_again_from_another_host(rig, unpacks, place):
+    image = rig.image(count=2, tag="1")
+    layer = image.layers[0]
+    data = rig.registry.blobs[layer.digest]
+    rig.registry.elsewhere[layer.digest] = data
+    rig.registry.blobs[layer.digest] = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    rig.pull(unpacks=unpacks)
+    assert rig.has_only(*image.blobs)
+    assert rig.registry.asked("fetch", layer.digest) == [0, 0]
+    assert set(rig.snapshots()) == (set(image.chains) if unpacks else set())
+    assert not rig.ingests()
+
+
 def test_a_wrong_diff_id_is_data_loss(rig):
     image = rig.image(count=2, tag="1", diff_ids=[oci.digest_of(b"x"), oci.digest_of(b"y")])
     with pytest.raises(errors.DataLoss, match="diff ID") as failed:
