@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -207,9 +208,9 @@ def kept(client: corten.Client) -> list[tuple[str, str]]:
 
 
 def test_a_client_that_goes_in_the_middle_leaves_nothing(
-    client: corten.Client, corten_daemon: daemons.Daemon, namespace: str, archives: dict[str, Path]
+    client: corten.Client, corten_daemon: daemons.Daemon, namespace: str
 ) -> None:
-    data = archives["oci-none"].read_bytes()
+    data = archived.tar(archived.layout(archived.image({"new": os.urandom(4 << 20)}, name="example.test/new:1")))
     line = [sys.executable, "-m", "corten.cli", "--address", corten_daemon.address, "--namespace", namespace]
     with subprocess.Popen([*line, "image", "import", "-"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as command:
         assert command.stdin is not None
