@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from corten.client import Client
 
 
+_HELPER = 30.0  # seconds for a program that keeps credentials
 _AS_THEY_ARE = transfer.Name("imported", is_prefix=True, allow_overwrite=True)
 """The names that an archive gives; one that is only a tag is of ``imported``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How a registry is reached. ``user`` is ``NAME[:SECRET]``; without the secret it is asked for on the terminal."""
+    """How a registry is reached. ``user`` is ``NAME[:SECRET]``; without the secret it is asked for on the terminal.
+
+    Without a user the credentials are those that ``docker login`` has kept for who types the line, then the daemon's.
+    """
 
     plain_http: bool = False
     hosts_dir: str = ""
@@ -39,7 +43,7 @@ class Access:
             headers=self.headers,
             host_dir=self.hosts_dir,
             scheme="http" if self.plain_http else "",
-            ask=_Asking(self.user, shown) if self.user else None,
+            ask=_Asking(self.user, shown) if self.user else _kept,
         )
 
 
@@ -58,6 +62,14 @@ class _Asking:
                 with self._shown.paused():
                     self._secret = _typed(f"Password of {self._name} at {challenge.host}")
         return transfer.Credentials(self._name, self._secret)
+
+
+def _kept(challenge: transfer.Challenge) -> transfer.Credentials | None:
+    from plugin_sdk.distribution import credentials
+
+    with contextlib.suppress(errors.Error):  # of a broken file or helper; `corten config check` tells
+        return credentials.Sources({}, "", _HELPER).find(challenge.host)
+    return None
 
 
 def _typed(prompt: str) -> str:

@@ -84,6 +84,13 @@ def platform(help: str) -> Callable[[F], F]:
     return click.option("--platform", type=PlatformName(), metavar="OS/ARCH", help=help)
 
 
+def filters(texts: tuple[str, ...], field: str) -> list[str]:
+    """Filters as the daemon reads them; a plain word means those in whose ``field`` it occurs."""
+    import json
+
+    return [text if re.search("[=~,]", text) else f"{field}~={json.dumps(re.escape(text))}" for text in texts]
+
+
 def pairs(texts: tuple[str, ...], of: str) -> dict[str, str]:
     """``KEY=VALUE`` texts; a key alone has an empty value. Raises a usage error for one without key."""
     found = dict(text.partition("=")[::2] for text in texts)

@@ -27,8 +27,9 @@ This page is what `corten COMMAND --help` prints, written by `python -m scripts.
 - A container in the background (`run -d`) prints into a file, which `corten logs` shows: in `$CORTEN_LOGS`, else in
   `corten-logs` beside the daemon's socket, or below `/var/lib/corten-logs` when that is in `/run`. With a terminal
   (`run -dit`) it has none, and `corten attach` shows what it prints.
-- Credentials for registries are those of `docker login`, or `--user`; a password that is asked for is not shown and not
-  kept.
+- Credentials for registries are `--user`, else what `docker login` has kept for who types the line, else the daemon's.
+  A password that is asked for is not shown and not kept.
+- Lists take filters as containerd's clients do (`name==…`, `labels.KEY~=…`); a plain word is looked for in the name.
 """
 
 

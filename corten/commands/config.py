@@ -50,12 +50,17 @@ def show(ctx: click.Context, /, as_json: bool) -> None:
 
 def _settings(ctx: click.Context) -> list[tuple[str, str, str]]:
     from corten import places
+    from plugin_sdk.distribution import credentials
 
     root, target = ctx.find_root(), ctx.obj
     found = [(name, getattr(target, name), _source(root, name)) for name in ("address", "namespace")]
     logs = "$CORTEN_LOGS" if os.environ.get("CORTEN_LOGS") else "address"
     docker = "$DOCKER_CONFIG" if os.environ.get("DOCKER_CONFIG") else "default"
-    return [*found, ("logs", str(places.logs(target.address)), logs), ("credentials", str(_docker_config()), docker)]
+    return [
+        *found,
+        ("logs", str(places.logs(target.address)), logs),
+        ("credentials", str(credentials.docker_config()), docker),
+    ]
 
 
 def _source(root: click.Context, name: str) -> str:
@@ -67,23 +72,20 @@ def _source(root: click.Context, name: str) -> str:
     return f"$CORTEN_{name.upper()}" if source is ParameterSource.ENVIRONMENT else "default"
 
 
-def _docker_config() -> Path:
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-
-
 @config.command("check", examples="corten config check")
 @click.pass_obj
 def check(target: Target) -> None:
     """Says what is wrong, and whether this command can work: exit code 0 or 1."""
     from corten import advice
     from plugin_sdk import errors
+    from plugin_sdk.distribution import credentials
 
     try:
         with target.connect() as client:
             wrong = [*_of_daemon(client)]
     except errors.Error as err:
         wrong = [f"{err.message} {advice.next_step(err)}".rstrip()]
-    wrong += _of_credentials(_docker_config())
+    wrong += _of_credentials(credentials.docker_config())
     for line in wrong:
         command.say(f"error: {line}")
     if wrong:

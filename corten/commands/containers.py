@@ -38,13 +38,15 @@ _SHOWN = 30  # characters of a command
 def ps(target: Target, filters: tuple[str, ...], everything: bool, quiet: bool, as_json: bool) -> None:
     """Lists the containers that run.
 
-    FILTERS choose among them by id, image, runtime.name and labels.
+    FILTERS choose among them by id, image, runtime.name and labels; a plain word is looked for in the name.
     """
     from corten import tables
 
     with target.connect() as client:
         tasks = {task.id: task for task in client.tasks.list() if not task.exec_id}
-        found = sorted(client.containers.list(filters), key=lambda each: (each.created_at, each.id))
+        found = sorted(
+            client.containers.list(options.filters(filters, "id")), key=lambda each: (each.created_at, each.id)
+        )
     rows = [(each, tasks.get(each.id)) for each in found if everything or _runs(tasks.get(each.id))]
     if as_json:
         tables.show_json([_described(container, task) for container, task in rows])

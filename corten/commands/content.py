@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from corten import command, completion
+from corten import command, completion, options
 from corten.command import Failure, Listing
 from corten.target import Target
 
@@ -33,11 +33,16 @@ def content() -> None:
 @command.json_option()
 @click.pass_obj
 def ls(target: Target, filters: tuple[str, ...], quiet: bool, as_json: bool) -> None:
-    """Lists the blobs, all or those that one of FILTERS matches."""
+    """Lists the blobs.
+
+    FILTERS choose among them by digest and labels; a plain word is looked for in the digest.
+    """
     from corten import tables
 
     with target.connect() as client:
-        found = sorted(client.content.walk(filters), key=lambda info: (info.created_at, info.digest))
+        found = sorted(
+            client.content.walk(options.filters(filters, "digest")), key=lambda info: (info.created_at, info.digest)
+        )
     if as_json:
         tables.show_json(found)
     elif quiet:

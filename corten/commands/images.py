@@ -34,7 +34,7 @@ def image() -> None:
     examples="""
     corten images
     corten images -q  # their names only
-    corten images --json 'name~=busybox'
+    corten images --json busybox
     """,
 )
 @command.quiet_option("Print only the names.")
@@ -42,11 +42,14 @@ def image() -> None:
 @click.argument("filters", nargs=-1)
 @click.pass_obj
 def ls(target: Target, filters: tuple[str, ...], quiet: bool, as_json: bool) -> None:
-    """Lists the images, all or those that one of FILTERS matches."""
+    """Lists the images.
+
+    FILTERS choose among them by name, target.digest, target.mediatype, labels; a plain word is looked for in the name.
+    """
     from corten import naming, tables
 
     with target.connect() as client:
-        found = sorted(client.images.list(filters), key=lambda each: each.name)
+        found = sorted(client.images.list(options.filters(filters, "name")), key=lambda each: each.name)
         if as_json:
             tables.show_json([_described(client, each) for each in found])
         elif quiet:

@@ -31,11 +31,16 @@ def leases() -> None:
 @command.json_option("Print one JSON document, with what each lease holds.")
 @click.pass_obj
 def ls(target: Target, filters: tuple[str, ...], quiet: bool, as_json: bool) -> None:
-    """Lists the leases, all or those that one of FILTERS matches."""
+    """Lists the leases.
+
+    FILTERS choose among them by id and labels; a plain word is looked for in the id.
+    """
     from corten import tables
 
     with target.connect() as client:
-        found = sorted(client.leases.list(filters), key=lambda lease: (lease.created_at, lease.id))
+        found = sorted(
+            client.leases.list(options.filters(filters, "id")), key=lambda lease: (lease.created_at, lease.id)
+        )
         held = {lease.id: client.leases.list_resources(lease.id) for lease in found} if not quiet else {}
     if as_json:
         tables.show_json([{**tables.plain(lease), "resources": tables.plain(held[lease.id])} for lease in found])

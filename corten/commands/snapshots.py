@@ -38,11 +38,17 @@ def snapshots() -> None:
 @command.json_option()
 @click.pass_obj
 def ls(target: Target, filters: tuple[str, ...], snapshotter: str, quiet: bool, as_json: bool) -> None:
-    """Lists snapshots, all or those that one of FILTERS matches."""
+    """Lists snapshots.
+
+    FILTERS choose among them by name, kind, parent and labels; a plain word is looked for in the name.
+    """
     from corten import tables
 
     with target.connect() as client:
-        found = sorted(client.snapshotter(snapshotter).walk(filters), key=lambda info: (info.created_at, info.name))
+        found = sorted(
+            client.snapshotter(snapshotter).walk(options.filters(filters, "name")),
+            key=lambda info: (info.created_at, info.name),
+        )
     if as_json:
         tables.show_json(found)
     elif quiet:

@@ -92,6 +92,8 @@ def test_images_are_listed_for_people_and_for_programs(invoke: Invoke, imported:
     assert set(found) == {"name", "target", "labels", "created_at", "updated_at", "platforms", "size"}
     assert found["platforms"] == ["linux/amd64"]
     assert invoke("images", "-q", "name==nothing").stdout == ""
+    assert invoke("images", "-q", "box:lat").stdout == f"{FULL}\n"
+    assert invoke("images", "-q", "b.x").stdout == ""
 
 
 def test_an_image_gets_more_names_and_loses_them(invoke: Invoke, imported: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Callable
@@ -81,6 +82,18 @@ def test_credentials_are_asked_for_by_name_and_told_to_nobody(invoke: Invoke, re
     secret = registry.USERS["reader"]
     done = invoke("pull", "--plain-http", "--no-unpack", "--user", f"reader:{secret}", name)
     assert secret not in done.output
+
+
+def test_what_docker_login_has_kept_for_us_is_used(
+    command: Run, registries: registry.Registries, tmp_path: Path
+) -> None:
+    registries.push(registry_images.simple("login"), "command/login:1")
+    pair = base64.b64encode(f"reader:{registry.USERS['reader']}".encode()).decode()
+    auths = {registries["basic"].host: {"auth": pair}}
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+    name = registries["basic"].reference("command/login:1")
+    done = command("pull", "-q", "--plain-http", name, DOCKER_CONFIG=str(tmp_path))
+    assert (done.stdout, done.stderr) == (f"{name}\n", "")
 
 
 def test_hosts_of_a_folder_are_used(invoke: Invoke, registries: registry.Registries, tmp_path: Path) -> None:
