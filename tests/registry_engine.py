@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 import uuid
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 IMAGE = "corten.test/registry:1"
 PROGRAM = "/usr/bin/docker-registry"
 CGROUPS = Path("/sys/fs/cgroup")
-RUN = Path("/run/docker")  # dockerd makes it, wherever its own directories are
-KEYS = Path("/etc/docker")  # where it would make a key; there is the configuration of the package docker-registry
+OWN = ("/run", "/etc/docker")  # what it would leave there, wherever its own directories are, goes with its mounts
 
 
 @dataclass(slots=True)
@@ -71,7 +69,6 @@ def started(directory: Path, cgroup: str) -> Iterator[Engine]:
 
     Raises RuntimeError, with the end of dockerd's log, when it does not start.
     """
-    known = RUN.exists()
     os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
     engine = Engine(_daemon(directory, cgroup), cgroup)
     try:
@@ -80,8 +77,6 @@ def started(directory: Path, cgroup: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.stop()
-        if not known:
-            shutil.rmtree(RUN, ignore_errors=True)
 
 
 def _daemon(directory: Path, cgroup: str) -> daemons.Daemon:
@@ -99,7 +94,8 @@ def _daemon(directory: Path, cgroup: str) -> daemons.Daemon:
         **dict.fromkeys(("iptables", "ip6tables", "ip-forward", "userland-proxy"), "false"),
     }
     dockerd = ["dockerd", *(f"--{name}={value}" for name, value in options.items())]
-    command = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {KEYS} && exec "$@"', "sh", *dockerd]
+    hides = " && ".join(f"mount -t tmpfs none {folder}" for folder in OWN)
+    command = ["unshare", "--mount", "sh", "-c", f'{hides} && exec "$@"', "sh", *dockerd]
     environment = {**os.environ, daemons.MARK: uuid.uuid4().hex}
     return daemons.Daemon("dockerd", directory, address, command, environment)
 
