@@ -21,6 +21,7 @@ from plugin_sdk.snapshots import Info, Kind
 log = logging.getLogger(__name__)
 
 _UNSETTLED = "SELECT * FROM snapshots WHERE snapshotter = ? AND (state <> 'ready' OR unpushed)"
+_COMMITS = "SELECT 1 FROM ingests WHERE state = 'committing' AND namespace = ? AND ref = ? AND backend = ?"
 
 
 def calls_ended(backends: Backends, kind: str, id: str) -> None:
@@ -127,6 +128,8 @@ def _settle_ingest(backends: Backends, id: str, row: sqlite3.Row) -> bool:
     if not backends.claims.take(claim):
         return False
     try:
+        if not _still_commits(backends, row):
+            return True
         with backends.use(plugin.CONTENT, id, impatient(row["namespace"])) as made:
             settle_commit(backends, made, id, row, answered=False)
         return True
@@ -135,6 +138,12 @@ def _settle_ingest(backends: Backends, id: str, row: sqlite3.Row) -> bool:
         return False
     finally:
         backends.claims.drop(claim)
+
+
+def _still_commits(backends: Backends, row: sqlite3.Row) -> bool:
+    """Asked under the claim: whoever held it before may have brought the commit to its end."""
+    with backends.database.read() as cursor:
+        return cursor.execute(_COMMITS, (row["namespace"], row["ref"], row["backend"])).fetchone() is not None
 
 
 def settle_commit(backends: Backends, made: Any, id: str, row: sqlite3.Row, *, answered: bool) -> bool:

@@ -307,6 +307,27 @@ def test_a_lost_answer_is_unavailable_and_settled(view: View, store: scripted.St
     assert view.content.info(DIGEST).labels == {"a": "b"}
 
 
+def test_a_commit_that_another_settles_meanwhile_is_left_alone(
+    view: View, store: scripted.Store, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.modes["commit"] = ["lost"]
+    with view.content.writer("ref") as writer, pytest.raises(errors.Unavailable):
+        writer.write(DATA)
+        writer.commit()
+    claims = metadata.backends.claims
+    take = claims.take
+
+    def come_second(*names: str) -> bool:
+        monkeypatch.setattr(claims, "take", take)
+        assert reap(metadata) == 0
+        view.content.writer("ref").close()
+        return take(*names)
+
+    monkeypatch.setattr(claims, "take", come_second)
+    assert reap(metadata) == 0
+    assert view.content.status("ref").offset == 0
+
+
 def test_errors_of_the_plugin_name_the_callers_ref(view: View, store: scripted.Store, metadata: Metadata) -> None:
     view.content.writer("ref").close()
     store.ingests.clear()
