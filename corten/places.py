@@ -19,6 +19,7 @@ STOP_LABEL = "io.containerd.image.config.stop-signal"
 """As containerd's clients name it: the signal by which an image wants to be stopped."""
 
 _LOGS = Path("/var/lib/corten-logs")
+_REMOTE = Path("/run/corten-remote")  # for a daemon at a TCP address
 
 
 def logs(address: str) -> Path:
@@ -59,6 +60,10 @@ def _tidy(folder: Path) -> None:
 
 
 def _folder(address: str) -> Path:
-    path = address.removeprefix("unix://")
+    from plugin_sdk.wire import address as address_
+
+    path, is_path = address_.split(address)
+    if not is_path:
+        return _REMOTE
     folder = Path(os.path.realpath(path)).parent
     return Path("/run", *folder.parts[3:]) if folder.is_relative_to("/var/run") else folder

@@ -83,6 +83,7 @@ def test_logs_lie_beside_the_socket_and_not_in_memory(tmp_path: Path, monkeypatc
     assert places.log(f"{tmp_path}/c.sock", "n", "a") == tmp_path / "corten-logs/n/a.log"
     assert places.logs("unix:///run/corten/corten.sock") == Path("/var/lib/corten-logs/corten")
     assert places.logs("/var/run/corten/corten.sock") == Path("/var/lib/corten-logs/corten")
+    assert places.logs("tcp://10.0.0.1:7000") == Path("/var/lib/corten-logs/corten-remote")
     monkeypatch.setenv("CORTEN_LOGS", "/elsewhere")
     assert places.logs("/run/corten/corten.sock") == Path("/elsewhere")
 
