@@ -30,7 +30,8 @@ PER_HOP = ("connection", "keep-alive", "transfer-encoding", "te", "upgrade")
 
 @dataclass(slots=True)
 class Seen:
-    """One request. ``status`` is that of the answer, 0 before it; ``sent`` how many bytes of its body have gone."""
+    """One request, with ``received`` bytes. ``status`` is that of the answer, 0 before it; ``sent`` how many bytes of
+    its body have gone."""
 
     method: str
     path: str
@@ -38,6 +39,7 @@ class Seen:
     authorization: str
     status: int = 0
     sent: int = 0
+    received: int = 0
 
 
 @dataclass(slots=True)
@@ -137,6 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         with proxy.counted(), contextlib.ExitStack() as self.held:
             try:
                 self.body = self._read()
+                seen.received = len(self.body or b"")
                 (proxy.fault(self.command, self.path) or self._forward)(exchange)
                 self._send(exchange, seen)
             except (registry_faults.Cut, OSError, http.client.HTTPException):

@@ -157,6 +157,20 @@ def test_one_token_does_for_a_pull(
     assert [(asked.user, asked.scopes) for asked in tokens.asked] == [("reader", ("repository:auth/one-token:pull",))]
 
 
+def test_a_blob_is_mounted_with_a_token_for_both_repositories(
+    view: Client, registries: registry.Registries, tokens: registry_tokens.Tokens
+) -> None:
+    image = registry_images.simple("mounted by token")
+    registries.push(image, "auth/mount-from:1")
+    guarded = registries["token"]
+    pulls.pull(view, guarded.reference("auth/mount-from:1"), unpack=False, ask=lambda _: WRITER)
+    mark = guarded.mark()
+    pulls.push(view, guarded.reference("auth/mount-from:1"), guarded.reference("auth/mount-to:1"), ask=lambda _: WRITER)
+    mounts = [one.status for one in guarded.requests(mark) if "mount=" in one.path and one.status != 401]
+    assert mounts == [201] * len(image.blobs)
+    registries.check(image, "auth/mount-to:1")
+
+
 def test_a_server_without_posts_is_asked_by_get(
     view: Client, registries: registry.Registries, tokens: registry_tokens.Tokens
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_all_comes_from_the_first_mirror(
     assert view.content.info(image.layers[0]["digest"]).labels[f"containerd.io/distribution.source.{HOST}"]
 
 
-@pytest.mark.parametrize("wrong", ["500", "404", "gone", "cut"])
+@pytest.mark.parametrize("wrong", ["500", "404", "gone", "cut", "corrupt"])
 def test_a_mirror_that_fails_is_left_for_the_server(
     view: Client,
     registries: registry.Registries,
@@ -86,6 +87,7 @@ def test_a_mirror_that_fails_is_left_for_the_server(
         "500": registry_faults.status(500),
         "404": registry_faults.status(404),
         "cut": registry_faults.cut(100_000),
+        "corrupt": registry_faults.corrupt(100_000),
     }
     layer = image.layers[0]["digest"]
     if wrong in faults:
@@ -138,8 +140,6 @@ def test_headers_and_a_path_of_the_file_are_used(
 ) -> None:
     """The mirror keeps everything below /v2/mirrors, as some proxies do, and wants a header."""
     with registries.proxy(registries["basic"]) as proxy:
-        import base64
-
         token = base64.b64encode(f"reader:{registry.USERS['reader']}".encode()).decode()
         table = {"url": f"{proxy.url}/v2", "override_path": True, "header": {"Authorization": f"Basic {token}"}}
         registries.hosts(folder, HOST, table, server="http://127.0.0.1:1")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from corten import Client
-from plugin_sdk import errors
+from corten import Client, connect
+from plugin_sdk import errors, transfer
+from plugin_sdk.distribution.registry import Registries
 from tests import holdings, pulls, registry, registry_faults, registry_images, sides
 
 pytestmark = [pytest.mark.root]
@@ -76,6 +79,44 @@ def test_a_cut_upload_goes_on(view: Client, registries: registry.Registries) -> 
         proxy.on("/manifests/", registry_faults.status(503), times=1, method="PUT")
         pulls.push(view, name, proxy.reference("push/upload-to:1"))
     registries.check(image, "push/upload-to:1")
+
+
+def test_an_upload_in_pieces_goes_on_at_the_one_that_failed(scratch: Path, registries: registry.Registries) -> None:
+    image = registry_images.simple("pieces", [registry_images.noise("pieces", 6_000_000)], "none")
+    registries.push(image, "push/pieces-from:1")
+    with (
+        registries.proxy(registries["plain"]) as proxy,
+        pulls.daemon(scratch / "pieces", "upload_chunk = 1_000_000") as own,
+        connect(own.address) as view,
+    ):
+        name = registries["plain"].reference("push/pieces-from:1").replace("127.0.0.1", "localhost")
+        pulls.pull(view, name)  # so there is no repository of the same host to mount from
+        third = itertools.count()
+        proxy.on(
+            "/blobs/uploads/", lambda each: unwell(each) if next(third) == 2 else each.forward(each), method="PATCH"
+        )
+        pulls.push(view, name, proxy.reference("push/pieces:1"))
+        pieces = [(seen.status, seen.received) for seen in proxy.seen if seen.method == "PATCH"]
+    assert [size for status, size in pieces if status == 503] == [1_000_000]
+    assert sum(size for status, size in pieces if status == 202) == image.layers[0]["size"]
+    registries.check(image, "push/pieces:1")
+
+
+unwell = registry_faults.status(503)
+
+
+def test_an_artifact_is_found_by_its_subject(view: Client, registries: registry.Registries) -> None:
+    """The registry has no API for that; the tag of the subject's digest does it."""
+    subject = registry_images.simple("found by")
+    notes = [registry_images.artifact(f"found {number}", subject.root) for number in range(2)]
+    registries.push(subject, "push/subject:1")
+    plain = registries["plain"]
+    for number, note in enumerate(notes):
+        name = stored(view, registries, note, f"push/note{number}:1")
+        pulls.push(view, name, plain.reference(f"push/subject:note{number}"))
+    with Registries() as made:
+        found = made.repository(transfer.Registry(plain.reference("push/subject:1"))).referrers(subject.digest)
+    assert {one.digest for one in found} == {note.digest for note in notes}
 
 
 def lost(exchange: registry_faults.Exchange) -> None:
