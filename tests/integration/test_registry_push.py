@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,18 +90,13 @@ def test_an_upload_in_pieces_goes_on_at_the_one_that_failed(scratch: Path, regis
     ):
         name = registries["plain"].reference("push/pieces-from:1").replace("127.0.0.1", "localhost")
         pulls.pull(view, name)  # so there is no repository of the same host to mount from
-        third = itertools.count()
-        proxy.on(
-            "/blobs/uploads/", lambda each: unwell(each) if next(third) == 2 else each.forward(each), method="PATCH"
-        )
+        proxy.on("/blobs/uploads/", lambda exchange: exchange.forward(exchange), times=2, method="PATCH")
+        proxy.on("/blobs/uploads/", registry_faults.status(503), times=1, method="PATCH")
         pulls.push(view, name, proxy.reference("push/pieces:1"))
         pieces = [(seen.status, seen.received) for seen in proxy.seen if seen.method == "PATCH"]
     assert [size for status, size in pieces if status == 503] == [1_000_000]
     assert sum(size for status, size in pieces if status == 202) == image.layers[0]["size"]
     registries.check(image, "push/pieces:1")
-
-
-unwell = registry_faults.status(503)
 
 
 def test_an_artifact_is_found_by_its_subject(view: Client, registries: registry.Registries) -> None:
