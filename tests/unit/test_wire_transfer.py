@@ -1,4 +1,6 @@
 import io
+import os
+import signal
 import threading
 
 import pytest
@@ -11,6 +13,7 @@ from plugin_sdk.api.types.transfer import container_pb2, imagestore_pb2, importe
 from plugin_sdk.scope import Scope
 from plugin_sdk.wire import rpc, streaming, transfer_messages, transfer_session
 from plugin_sdk.wire import transfer as wire
+from plugin_sdk.wire.http2 import client
 from plugin_sdk.wire.http2.server import Server
 
 ARM = platforms.Platform("linux", "arm", "v7", "1.2", ("a", "b"))
@@ -357,6 +360,28 @@ def test_the_work_ends_with_its_caller(channel, transferrer):
     with pytest.raises(errors.Canceled):
         wire.Proxy(channel, scope).transfer(transfer.ImportStream(Waits()), STORE)
     assert transferrer.ended.wait(10)
+
+
+@pytest.mark.parametrize("connect", [client.connect], ids=["http2"])  # grpc's own threads do not bear it each time
+def test_the_work_ends_when_the_caller_is_interrupted(proxy, transferrer):
+    def work(source, destination, progress):
+        os.kill(os.getpid(), signal.SIGINT)
+        source.ask(transfer.Challenge("a.example", "a.example/b:1"))  # which nobody answers
+        gone = threading.Event()
+        transferrer.scope.on_cancel(gone.set)
+        assert gone.wait(10)
+        transferrer.scope.check()
+
+    over = threading.Event()
+
+    def answer(challenge):
+        over.wait(60)
+
+    transferrer.does = work
+    with pytest.raises(KeyboardInterrupt):
+        proxy.transfer(transfer.Registry("a.example/b:1", ask=answer), STORE)
+    assert transferrer.ended.wait(10)
+    over.set()
 
 
 def test_streams_are_gone_after_the_transfer(proxy, transferrer, streams):
