@@ -121,17 +121,6 @@ def length(difference: int) -> Fault:
     return tell
 
 
-def header(name: str, value: str | None) -> Fault:
-    """A header of the answer is another one, or missing."""
-
-    def change(exchange: Exchange) -> None:
-        exchange.forward(exchange)
-        kept = {key: old for key, old in exchange.answered.items() if key.lower() != name.lower()}
-        exchange.answered = kept if value is None else {**kept, name: value}
-
-    return change
-
-
 def _sending(change: Callable[[Exchange, Iterator[bytes]], Iterator[bytes]]) -> Fault:
     def act(exchange: Exchange) -> None:
         exchange.forward(exchange)

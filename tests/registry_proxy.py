@@ -55,7 +55,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Proxy:
-    """A running one. ``host`` is ``127.0.0.1:PORT``; ``present`` the most requests that were there at one time."""
+    """A running one. ``host`` is ``127.0.0.1:PORT``."""
 
     of: str
     context: ssl.SSLContext | None
@@ -64,8 +64,6 @@ class Proxy:
     rules: list[Rule] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
-    present: int = 0
-    _busy: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -94,17 +92,6 @@ class Proxy:
                 return None
             found.times -= found.times > 0
             return found.fault
-
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        with self._lock:
-            self._busy += 1
-            self.present = max(self.present, self._busy)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._busy -= 1
 
 
 class _Server(ThreadingHTTPServer):
@@ -136,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         exchange = registry_faults.Exchange(self.command, self.path, headers, self._forward, proxy.over)
         seen = Seen(self.command, self.path, headers.get("Range", ""), headers.get("Authorization", ""))
         proxy.seen.append(seen)
-        with proxy.counted(), contextlib.ExitStack() as self.held:
+        with contextlib.ExitStack() as self.held:
             try:
                 self.body = self._read()
                 seen.received = len(self.body or b"")

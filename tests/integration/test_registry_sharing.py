@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
+from corten import connect
 from tests import holdings, pulls, registry, registry_faults, registry_images, sides
 
 pytestmark = [pytest.mark.root]
@@ -88,3 +90,34 @@ def test_who_waits_goes_on_when_the_one_who_fetches_is_gone(
         assert second.failure is None
         assert [image.name for image in view.images.list()] == ["left.test/second:1"]
         holdings.forget(corten, fresh)
+
+
+def test_no_more_blobs_are_downloaded_at_once_than_are_allowed(scratch: Path, registries: registry.Registries) -> None:
+    image = registry_images.simple("many", [registry_images.small_layer(f"many {number}") for number in range(8)])
+    registries.push(image, "sharing/many:1")
+
+    waiting: list[str] = []
+    most = 0
+
+    def slow(exchange: registry_faults.Exchange) -> None:
+        nonlocal most
+        waiting.append(exchange.path)
+        most = max(most, len(waiting))
+        exchange.over.wait(0.1)
+        waiting.remove(exchange.path)
+        exchange.forward(exchange)
+
+    with (
+        registries.proxy(registries["plain"]) as proxy,
+        pulls.daemon(scratch / "many", "max_concurrent_downloads = 2") as own,
+        connect(own.address) as view,
+    ):
+        proxy.on("/blobs/", slow)
+        running = [
+            pulls.Running(lambda name=name: pulls.pull(view, proxy.reference("sharing/many:1"), name=name))
+            for name in ("many.test/one:1", "many.test/two:1")
+        ]
+        for one in running:
+            one.join(60)
+            assert one.failure is None
+    assert most == 2
