@@ -47,7 +47,7 @@ def compare(both: sides.Both, namespace: str, image: registry_images.Image) -> h
 
 
 def unlabelled(snapshots: holdings.Snapshots) -> holdings.Snapshots:
-    """Without the label that unpackers of containerd 1.7 and later give each snapshot, and those of 1.6 do not."""
+    """Without the label that Transfer of containerd 2.x gives each snapshot, and ctr of 1.6 does not."""
     return {
         name: (kind, parent, {key: value for key, value in labels.items() if key != "containerd.io/snapshot.ref"})
         for name, (kind, parent, labels) in snapshots.items()
