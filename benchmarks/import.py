@@ -23,7 +23,7 @@ import corten
 from benchmarks import daemons, tables, unpack
 from plugin_sdk import mounts, oci, platforms
 from plugin_sdk.conformance import layers
-from plugin_sdk.distribution import layout
+from plugin_sdk.distribution.archive import layout
 from plugin_sdk.oci import Descriptor
 
 NAME = "example.test/bench:1"

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 import corten
-from corten.command import Main
-from corten.target import Target
+from corten.terminal.command import Main
+from corten.terminal.target import Target
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "pull": ("pull:pull", "Fetches images from their registries."),

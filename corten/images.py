@@ -254,7 +254,7 @@ class Images(Proxy):
 
 
 def _source(archive: BinaryIO | Path | str) -> AbstractContextManager[BinaryIO]:
-    from plugin_sdk.distribution import directories
+    from plugin_sdk.distribution.archive import directories
 
     return directories.opened(Path(archive)) if isinstance(archive, (str, Path)) else contextlib.nullcontext(archive)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plugin_sdk import oci
-from plugin_sdk.distribution import layout as layouts
+from plugin_sdk.distribution.archive import layout as layouts
 from plugin_sdk.oci import Descriptor
 from scripts import images
 

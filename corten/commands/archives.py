@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 import click
 
-from corten import command, completion, options
-from corten.command import Command, Failure
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Command, Failure
+from corten.terminal.target import Target
 
 
 @click.command(
@@ -56,7 +56,7 @@ def import_(
 
     PATH is a tar file, a directory with an image layout, or - for the standard input.
     """
-    from corten import moves, naming, tables
+    from corten.terminal import moves, naming, tables
 
     wanted = moves.Wanted(platforms, all_platforms, snapshotter, not no_unpack)
     with target.connect() as client:
@@ -99,7 +99,7 @@ def export(
     quiet: bool,
 ) -> None:
     """Writes images as one archive, which `corten image import`, docker and others read."""
-    from corten import moves, naming
+    from corten.terminal import moves, naming
 
     if output is None and sys.stdout.isatty():
         raise Failure("an archive is nothing for a terminal", "Name a file with -o, or send it on with > or |.")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corten import completion
-from corten.command import Command, Failure
-from corten.target import Target
+from corten.terminal import completion
+from corten.terminal.command import Command, Failure
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.containers import Container
@@ -39,8 +39,8 @@ def attach(target: Target, name: str, no_stdin: bool) -> None:
 
 
 def _attached(container: Container, stdio: Stdio, no_stdin: bool) -> Exit | None:
-    from corten import logs, running
     from corten.streams import PIPE
+    from corten.terminal import logs, running
 
     if not stdio.stdout:
         raise Failure(f'container "{container.id}" prints to nobody', "`corten exec` runs another command in it.")
@@ -53,7 +53,7 @@ def _attached(container: Container, stdio: Stdio, no_stdin: bool) -> Exit | None
 
 
 def _in_front(container: Container, stdin: int | None, stdout: int | None, terminal: bool) -> Exit | None:
-    from corten import foreground
+    from corten.terminal import foreground
 
     task = container.task(stdin=stdin, stdout=stdout, stderr=None if terminal or stdout is None else 2)
     with foreground.Foreground(task, terminal, stdin is not None) as front:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from corten import completion as shells
-from corten.command import Command
+from corten.terminal import completion as shells
+from corten.terminal.command import Command
 
 
 @click.command(

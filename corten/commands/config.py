@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corten import command
-from corten.command import Group
-from corten.target import Target
+from corten.terminal import command
+from corten.terminal.command import Group
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -39,7 +39,7 @@ def config() -> None:
 @click.pass_context
 def show(ctx: click.Context, /, as_json: bool) -> None:
     """Prints the settings, and from where each has its value."""
-    from corten import tables
+    from corten.terminal import tables
 
     settings = _settings(ctx)
     if as_json:
@@ -49,8 +49,8 @@ def show(ctx: click.Context, /, as_json: bool) -> None:
 
 
 def _settings(ctx: click.Context) -> list[tuple[str, str, str]]:
-    from corten import places
-    from plugin_sdk.distribution import credentials
+    from corten.terminal import places
+    from plugin_sdk.distribution.http import credentials
 
     root, target = ctx.find_root(), ctx.obj
     found = [(name, getattr(target, name), _source(root, name)) for name in ("address", "namespace")]
@@ -76,9 +76,9 @@ def _source(root: click.Context, name: str) -> str:
 @click.pass_obj
 def check(target: Target) -> None:
     """Says what is wrong, and whether this command can work: exit code 0 or 1."""
-    from corten import advice
+    from corten.terminal import advice
     from plugin_sdk import errors
-    from plugin_sdk.distribution import credentials
+    from plugin_sdk.distribution.http import credentials
 
     try:
         with target.connect() as client:

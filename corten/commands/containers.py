@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corten import command, completion, options
-from corten.command import Command
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Command
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -40,7 +40,7 @@ def ps(target: Target, filters: tuple[str, ...], everything: bool, quiet: bool, 
 
     FILTERS choose among them by id, image, runtime.name and labels; a plain word is looked for in the name.
     """
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         tasks = {task.id: task for task in client.tasks.list() if not task.exec_id}
@@ -63,7 +63,7 @@ def _runs(task: Process | None) -> bool:
 
 
 def _described(container: Container, task: Process | None) -> dict[str, Any]:
-    from corten import tables
+    from corten.terminal import tables
 
     return {
         "id": container.id,
@@ -79,7 +79,7 @@ def _described(container: Container, task: Process | None) -> dict[str, Any]:
 
 
 def _row(container: Container, task: Process | None) -> tuple[str, ...]:
-    from corten import naming, tables
+    from corten.terminal import naming, tables
 
     line = shlex.join(_command(container))
     return (
@@ -127,7 +127,7 @@ def stop(target: Target, names: tuple[str, ...], patience: float) -> None:
 
 
 def _stop(client: Client, name: str, patience: float) -> None:
-    from corten import places
+    from corten.terminal import places
     from plugin_sdk import errors
 
     asked = client.containers.get(name).labels.get(places.STOP_LABEL, "")
@@ -181,7 +181,7 @@ def rm(target: Target, names: tuple[str, ...], force: bool) -> None:
 
 
 def _remove(client: Client, name: str, force: bool) -> None:
-    from corten import running
+    from corten.terminal import running
     from plugin_sdk import errors
 
     container = client.containers.get(name)

@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from corten import command, completion, options
-from corten.command import Failure, Listing
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Failure, Listing
+from corten.terminal.target import Target
 
 _CHUNK = 1 << 20
 
@@ -37,7 +37,7 @@ def ls(target: Target, filters: tuple[str, ...], quiet: bool, as_json: bool) -> 
 
     FILTERS choose among them by digest and labels; a plain word is looked for in the digest.
     """
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         found = sorted(
@@ -103,7 +103,7 @@ def rm(target: Target, digests: tuple[str, ...]) -> None:
 @click.pass_obj
 def ingests(target: Target, refs: tuple[str, ...], abort: bool, as_json: bool) -> None:
     """Lists what is being written, or was and can be gone on with."""
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         if abort:

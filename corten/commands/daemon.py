@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corten import command, completion
-from corten.command import Command
-from corten.target import Target
+from corten.terminal import command, completion
+from corten.terminal.command import Command
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from plugin_sdk.daemon import PluginInfo
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def plugins(target: Target, as_json: bool) -> None:
     """Lists the daemon's plugins, and what is wrong with those that failed."""
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         infos = client.plugins()
@@ -90,7 +90,7 @@ def version(target: Target, as_json: bool) -> None:
     if not as_json:
         click.echo(f"Server:\n  Version:  {number}\n  Revision: {revision}")
         return
-    from corten import tables
+    from corten.terminal import tables
 
     versions = {"client": (VERSION, REVISION), "server": (number, revision)}
     tables.show_json({side: {"version": of, "revision": at} for side, (of, at) in versions.items()})

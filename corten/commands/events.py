@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corten import command
-from corten.command import Command
-from corten.target import Target
+from corten.terminal import command
+from corten.terminal.command import Command
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from plugin_sdk.events import Envelope
@@ -40,8 +40,8 @@ def events(target: Target, filters: tuple[str, ...], all_namespaces: bool, as_js
 
 
 def _show(envelope: Envelope, as_json: bool, with_namespace: bool) -> None:
-    from corten import tables
     from corten.events import decoded
+    from corten.terminal import tables
 
     fields = decoded(envelope.event)
     if as_json:

@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from corten import completion
-from corten.command import Command, Failure
-from corten.target import Target
+from corten.terminal import completion
+from corten.terminal.command import Command, Failure
+from corten.terminal.target import Target
 
 
 @click.command(
@@ -44,8 +44,8 @@ def exec(
 
     The exit code is the command's own, 128 and the number for a signal.
     """
-    from corten import foreground
     from corten.streams import PIPE
+    from corten.terminal import foreground
 
     if tty and interactive and not detach and not foreground.at_terminal():
         raise Failure("-it needs a terminal, and the standard input is none", "Leave out -t.")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corten import command, completion, options
-from corten.command import Command, Group, Listing
 from corten.commands import archives, trees
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Command, Group, Listing
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -46,7 +46,7 @@ def ls(target: Target, filters: tuple[str, ...], quiet: bool, as_json: bool) -> 
 
     FILTERS choose among them by name, target.digest, target.mediatype, labels; a plain word is looked for in the name.
     """
-    from corten import naming, tables
+    from corten.terminal import naming, tables
 
     with target.connect() as client:
         found = sorted(client.images.list(options.filters(filters, "name")), key=lambda each: each.name)
@@ -69,7 +69,7 @@ def ls(target: Target, filters: tuple[str, ...], quiet: bool, as_json: bool) -> 
 
 
 def _described(client: Client, of: Image) -> dict[str, Any]:
-    from corten import tables
+    from corten.terminal import tables
 
     return {**tables.plain(of), "platforms": _platforms(client, of, ()), "size": _size(client, of)}
 
@@ -109,7 +109,7 @@ def _size(client: Client, of: Image) -> int:
 @click.pass_obj
 def image_tag(target: Target, name: str, new: str, force: bool) -> None:
     """Gives an image one more name."""
-    from corten import naming
+    from corten.terminal import naming
     from plugin_sdk.distribution import references
 
     with target.connect() as client:
@@ -138,7 +138,7 @@ tag = Command(
 @click.pass_obj
 def rm(target: Target, names: tuple[str, ...], sync: bool) -> None:
     """Removes images: their names, and with the last name of each what it is made of."""
-    from corten import naming
+    from corten.terminal import naming
 
     with target.connect() as client:
         command.several(names, lambda name: client.images.delete(naming.image(client, name).name, sync=sync))
@@ -157,7 +157,7 @@ def rm(target: Target, names: tuple[str, ...], sync: bool) -> None:
 @click.pass_obj
 def inspect(target: Target, names: tuple[str, ...], platform: Any, as_json: bool) -> None:
     """Prints what images are: record, manifest, config."""
-    from corten import inspecting, naming, tables
+    from corten.terminal import inspecting, naming, tables
 
     with target.connect() as client:
         tables.show_json([inspecting.image(client, naming.image(client, name), platform) for name in names])
@@ -176,7 +176,7 @@ def inspect(target: Target, names: tuple[str, ...], platform: Any, as_json: bool
 @click.pass_obj
 def usage(target: Target, names: tuple[str, ...], snapshotter: str, as_json: bool) -> None:
     """Shows what images take on the disk: their blobs, and their unpacked layers."""
-    from corten import naming, tables
+    from corten.terminal import naming, tables
 
     with target.connect() as client:
         found = [naming.image(client, name) for name in names]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corten import command, completion
-from corten.command import Command
-from corten.target import Target
+from corten.terminal import command, completion
+from corten.terminal.command import Command
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -40,14 +40,14 @@ def inspect(target: Target, names: tuple[str, ...], kind: str | None, as_json: b
 
     It is one JSON document, a list with an object for each of NAMES. A container's has its task.
     """
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         tables.show_json([_found(client, name, kind) for name in names])
 
 
 def _found(client: Client, name: str, kind: str | None) -> Any:
-    from corten import inspecting, naming, tables
+    from corten.terminal import inspecting, naming, tables
     from plugin_sdk import errors
 
     if kind == "task":

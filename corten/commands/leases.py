@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from corten import command, completion, options
-from corten.command import Listing
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Listing
+from corten.terminal.target import Target
 
 
 @click.group(cls=Listing)
@@ -35,7 +35,7 @@ def ls(target: Target, filters: tuple[str, ...], quiet: bool, as_json: bool) -> 
 
     FILTERS choose among them by id and labels; a plain word is looked for in the id.
     """
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         found = sorted(

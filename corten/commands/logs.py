@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corten import completion
-from corten.command import Command, Failure
-from corten.target import Target
+from corten.terminal import completion
+from corten.terminal.command import Command, Failure
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def logs(target: Target, name: str, follow: bool, tail: int | None) -> None:
     """Prints what a container in the background has printed, its errors too."""
-    from corten import logs as files
+    from corten.terminal import logs as files
 
     with target.connect() as client:
         path = _log(client, name)
@@ -38,7 +38,7 @@ def logs(target: Target, name: str, follow: bool, tail: int | None) -> None:
 
 
 def _log(client: Client, name: str) -> Path:
-    from corten import places
+    from corten.terminal import places
 
     container = client.containers.get(name)
     if path := container.labels.get(places.LOG_LABEL):

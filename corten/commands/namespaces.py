@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from corten import command, completion, options
-from corten.command import Listing
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Listing
+from corten.terminal.target import Target
 
 
 @click.group(cls=Listing)
@@ -29,7 +29,7 @@ def namespaces() -> None:
 @click.pass_obj
 def ls(target: Target, quiet: bool, as_json: bool) -> None:
     """Lists the namespaces."""
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         found = sorted(client.namespaces.list(), key=lambda each: each.name)
@@ -81,7 +81,7 @@ def rm(target: Target, names: tuple[str, ...]) -> None:
 @click.pass_obj
 def label(target: Target, name: str, labels: tuple[str, ...]) -> None:
     """Sets labels of a namespace; an empty VALUE takes one away."""
-    from corten import tables
+    from corten.terminal import tables
     from plugin_sdk.namespaces import Namespace
 
     given = options.pairs(labels, "a label")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from corten.command import Group
+from corten.terminal.command import Group
 
 
 @click.group(cls=Group)
@@ -28,7 +28,7 @@ def plugin() -> None:
 @click.option("--directory", type=click.Path(path_type=Path), default=Path(), help="Where to put it; here.")
 def plugin_new(kind: str, name: str, directory: Path) -> None:
     """Writes a package NAME with a small plugin that works, and its tests."""
-    from corten import scaffold
+    from corten.terminal import scaffold
 
     made = scaffold.write(kind, name, directory)
     click.echo(f"{made}: a package that works; next: cd {made} && python -m pytest")
@@ -60,6 +60,6 @@ def plugin_check(address: str, types: tuple[str, ...], only: str, as_json: bool,
     It may be written in any language. The checks use names of their own and remove what they have made. Exit codes:
     0 all passed, 1 some failed, 2 nothing could be checked.
     """
-    from corten import checking
+    from corten.terminal import checking
 
     sys.exit(checking.check(address, only, as_json, types=types, **options))

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from corten import command, completion, options, registry_options
-from corten.command import Command
-from corten.target import Target
+from corten.terminal import command, completion, options, registry_options
+from corten.terminal.command import Command
+from corten.terminal.target import Target
 
 
 @click.command(
@@ -52,7 +52,7 @@ def pull(
 
     IMAGE is a name as busybox, team/web:1 or registry.example.com/web@sha256:…; its layers are unpacked.
     """
-    from corten import moves, naming, tables
+    from corten.terminal import moves, naming, tables
 
     if platforms and all_platforms:
         raise click.UsageError("--platform goes not with --all-platforms")

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from corten import command, completion, options, registry_options
-from corten.command import Command
-from corten.target import Target
+from corten.terminal import command, completion, options, registry_options
+from corten.terminal.command import Command
+from corten.terminal.target import Target
 
 
 @click.command(
@@ -39,7 +39,7 @@ def push(
 
     It goes to where its name says, or to REFERENCE.
     """
-    from corten import moves, naming, tables
+    from corten.terminal import moves, naming, tables
 
     with target.connect() as client:
         image = naming.image(client, name)

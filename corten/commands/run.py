@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from corten import command, completion, options
-from corten.command import Command, Failure
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Command, Failure
+from corten.terminal.target import Target
 
 PULLS = ("missing", "always", "never")
 
@@ -62,7 +62,7 @@ def run(target: Target, /, image: str, as_json: bool, **given: Any) -> None:
     COMMAND is run instead of the image's own; the image is fetched if it is not there. The exit code is the command's
     own, 128 and the number for a signal, 1 when it could not be run, 2 for a wrong line.
     """
-    from corten import running
+    from corten.terminal import running
 
     _check(given, as_json)
     settings = running.Options(
@@ -90,7 +90,7 @@ def run(target: Target, /, image: str, as_json: bool, **given: Any) -> None:
 
 
 def _check(given: dict[str, Any], as_json: bool) -> None:
-    from corten import foreground
+    from corten.terminal import foreground
 
     if given["detach"] and given["rm"]:
         raise click.UsageError("--detach goes not with --rm: remove the container with `corten rm`")
@@ -153,7 +153,7 @@ def _capability(name: str) -> str:
 
 
 def _pull(target: Target, name: str, settings: Any) -> None:
-    from corten import moves
+    from corten.terminal import moves
 
     wanted = moves.Wanted([settings.platform] if settings.platform else [], snapshotter=settings.snapshotter)
     with target.connect() as client:
@@ -162,7 +162,7 @@ def _pull(target: Target, name: str, settings: Any) -> None:
 
 def _shown(detach: bool, as_json: bool) -> Any:
     def show(container: Any) -> None:
-        from corten import inspecting, tables
+        from corten.terminal import inspecting, tables
 
         if not detach:
             command.say(f"\nleft in the background: `corten attach {container.id}` comes back")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corten import command, completion, options
-from corten.command import Listing
-from corten.target import Target
+from corten.terminal import command, completion, options
+from corten.terminal.command import Listing
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from plugin_sdk.snapshots import Info
@@ -42,7 +42,7 @@ def ls(target: Target, filters: tuple[str, ...], snapshotter: str, quiet: bool, 
 
     FILTERS choose among them by name, kind, parent and labels; a plain word is looked for in the name.
     """
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         found = sorted(
@@ -65,7 +65,7 @@ def ls(target: Target, filters: tuple[str, ...], snapshotter: str, quiet: bool, 
 @click.pass_obj
 def info(target: Target, key: str, snapshotter: str, as_json: bool) -> None:
     """Prints what a snapshot is: kind, parent, labels, times, and where it would be mounted from."""
-    from corten import tables
+    from corten.terminal import tables
     from plugin_sdk import errors
 
     with target.connect() as client:
@@ -91,7 +91,7 @@ def info(target: Target, key: str, snapshotter: str, as_json: bool) -> None:
 @click.pass_obj
 def usage(target: Target, keys: tuple[str, ...], snapshotter: str, as_json: bool) -> None:
     """Shows what snapshots take on the disk, each without its parents; all of them if none is named."""
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         storage = client.snapshotter(snapshotter)

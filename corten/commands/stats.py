@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corten import command, completion
-from corten.command import Command
-from corten.target import Target
+from corten.terminal import command, completion
+from corten.terminal.command import Command
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -41,7 +41,7 @@ def stats(target: Target, names: tuple[str, ...], no_stream: bool, interval: flo
 
     On a terminal the table changes until Ctrl-C; elsewhere, and with --no-stream, it is printed once.
     """
-    from corten import tables
+    from corten.terminal import tables
 
     with target.connect() as client:
         for name in names:
@@ -107,7 +107,7 @@ def _used(before: Samples, now: Samples) -> list[dict[str, Any]]:
 
 
 def _row(used: Mapping[str, Any]) -> tuple[str, ...]:
-    from corten import tables
+    from corten.terminal import tables
 
     return (
         used["id"],

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corten import completion, options
-from corten.command import Command, Failure
-from corten.target import Target
+from corten.terminal import completion, options
+from corten.terminal.command import Command, Failure
+from corten.terminal.target import Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -33,7 +33,7 @@ ROOT_LABEL = "containerd.io/gc.root"
 @click.pass_obj
 def unpack(target: Target, name: str, snapshotter: str, platform: Any) -> None:
     """Makes snapshots of an image's layers, and prints the name of the topmost one."""
-    from corten import naming
+    from corten.terminal import naming
 
     with target.connect() as client:
         click.echo(client.images.unpack(naming.image(client, name), snapshotter, platform))
@@ -58,7 +58,7 @@ def mount(target: Target, name: str, directory: Path, rw: bool, snapshotter: str
 
     It unpacks the image if that is not done, and needs root on the daemon's machine. `corten image umount` undoes it.
     """
-    from corten import naming
+    from corten.terminal import naming
 
     if not directory.is_dir():
         raise Failure(f"{directory}: no such directory", f"Make it first: mkdir -p {directory}")

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from plugin_sdk import content, errors, hashing, images, oci, platforms, tar_headers, tars, transfer
-from plugin_sdk.distribution import graph, layout, references, stored
+from plugin_sdk.distribution import graph, references, stored
+from plugin_sdk.distribution.archive import layout
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.oci import Descriptor
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from plugin_sdk import daemon, errors, oci, tars, transfer
-from plugin_sdk.distribution import archives, graph, layout, naming, pulling, saved, stored
-from plugin_sdk.distribution.intake import Intake
+from plugin_sdk.distribution import graph, pulling, stored
+from plugin_sdk.distribution.archive import archives, layout, naming, saved
+from plugin_sdk.distribution.archive.intake import Intake
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.oci import Descriptor
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from plugin_sdk import errors, identifiers, oci, transfer
-from plugin_sdk.distribution import (
+from plugin_sdk.distribution import references
+from plugin_sdk.distribution.http import (
     auth,
     connections,
     credentials,
@@ -29,13 +30,12 @@ from plugin_sdk.distribution import (
     fetching,
     hosts,
     pushing,
-    references,
     referring,
     retries,
     statuses,
     waiting,
 )
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http.connections import Failed
 from plugin_sdk.distribution.settings import Settings
 from plugin_sdk.oci import Descriptor
 

@@ -14,7 +14,8 @@ import pytest
 
 import corten
 from benchmarks import daemons
-from corten import cli, running
+from corten import cli
+from corten.terminal import running
 from tests import sides
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

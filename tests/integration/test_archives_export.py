@@ -14,7 +14,8 @@ import pytest
 import corten
 from benchmarks import daemons
 from plugin_sdk import platforms, transfer
-from plugin_sdk.distribution import engine, layout
+from plugin_sdk.distribution import engine
+from plugin_sdk.distribution.archive import layout
 from scripts import images
 from tests import archived
 

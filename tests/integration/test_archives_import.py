@@ -20,7 +20,8 @@ import pytest
 import corten
 from benchmarks import daemons
 from plugin_sdk import oci, platforms, transfer
-from plugin_sdk.distribution import directories, engine
+from plugin_sdk.distribution import engine
+from plugin_sdk.distribution.archive import directories
 from scripts import images
 from tests import archived
 

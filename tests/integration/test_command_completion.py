@@ -12,7 +12,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from corten import cli, completion
+from corten import cli
+from corten.terminal import completion
 
 pytestmark = [pytest.mark.root, pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 FULL = "docker.io/library/busybox:latest"

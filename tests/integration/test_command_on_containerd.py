@@ -12,7 +12,7 @@ import pytest
 
 import corten
 from benchmarks import daemons
-from corten import running
+from corten.terminal import running
 from tests import registry, registry_images, sides
 
 pytestmark = [pytest.mark.root, pytest.mark.engine, pytest.mark.peer]

@@ -15,7 +15,7 @@ import pytest
 
 import corten
 from benchmarks import daemons
-from corten import places
+from corten.terminal import places
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 FULL = "docker.io/library/busybox:latest"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from corten import checking as report
+from corten.terminal import checking as report
 from plugin_sdk import errors
 from plugin_sdk.conformance import failures
 from plugin_sdk.conformance.checking import Outcome, Results, State

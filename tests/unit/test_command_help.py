@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from corten import cli, command
+from corten import cli
+from corten.terminal import command
 from scripts import command_page
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from corten import advice, foreground, logs, naming, options, places, progress_bars
+from corten.terminal import advice, foreground, logs, naming, options, places, progress_bars
 from plugin_sdk import errors, oci
 from plugin_sdk.oci import Descriptor
 from plugin_sdk.transfer import Progress

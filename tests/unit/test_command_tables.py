@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from corten import tables
+from corten.terminal import tables
 from plugin_sdk import containers, runtime, snapshots
 from plugin_sdk.oci import Descriptor
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from plugin_sdk import errors, transfer
-from plugin_sdk.distribution import auth
-from plugin_sdk.distribution.auth import Wanted
+from plugin_sdk.distribution.http import auth
+from plugin_sdk.distribution.http.auth import Wanted
 from plugin_sdk.distribution.registry import Registries, Repository, Settings
 from plugin_sdk.transfer import Challenge, Credentials
 from tests import scripted_registry

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from plugin_sdk import errors, oci, transfer
-from plugin_sdk.distribution import connections, waiting
+from plugin_sdk.distribution.http import connections, waiting
 from plugin_sdk.distribution.registry import Registries, Repository, Settings
 from plugin_sdk.transfer import Credentials
 from tests import certificates, scripted_registry

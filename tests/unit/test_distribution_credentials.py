@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import credentials, settings
+from plugin_sdk.distribution import settings
+from plugin_sdk.distribution.http import credentials
 from plugin_sdk.transfer import Credentials
 
 SECRET = "s3cr3t-word"

@@ -14,7 +14,8 @@ from typing import Any, cast
 import pytest
 
 from plugin_sdk import content, daemon, errors, images, oci, platforms, transfer
-from plugin_sdk.distribution import exporting, graph, importing, layout
+from plugin_sdk.distribution import exporting, graph, importing
+from plugin_sdk.distribution.archive import layout
 from plugin_sdk.distribution.job import Job
 from tests import archived, kernels
 from tests.archived import Forward, Image

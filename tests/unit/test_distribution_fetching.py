@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from plugin_sdk import errors, oci, transfer
-from plugin_sdk.distribution import exchanges, retries, statuses, waiting
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import exchanges, retries, statuses, waiting
+from plugin_sdk.distribution.http.connections import Failed
 from plugin_sdk.distribution.registry import Registries, Repository, Settings
 from plugin_sdk.oci import Descriptor
 from tests import scripted_registry

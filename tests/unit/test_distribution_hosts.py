@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import hosts
-from plugin_sdk.distribution.hosts import CAPABILITIES, Folders, Host, Tls
+from plugin_sdk.distribution.http import hosts
+from plugin_sdk.distribution.http.hosts import CAPABILITIES, Folders, Host, Tls
 
 
 def write(folder: Path, name: str, text: str) -> None:

@@ -14,7 +14,8 @@ import pytest
 import zstandard
 
 from plugin_sdk import daemon, errors, oci, platforms, tar_headers, tars, transfer
-from plugin_sdk.distribution import archives, engine, importing, layout
+from plugin_sdk.distribution import engine, importing
+from plugin_sdk.distribution.archive import archives, layout
 from plugin_sdk.distribution.job import Job
 from tests import archived, kernels
 from tests.archived import Forward, Image

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from plugin_sdk.distribution import waiting
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import waiting
+from plugin_sdk.distribution.http.connections import Failed
 
 PROGRESS = 1 << 20
 """Bytes after which earlier failures are forgotten."""

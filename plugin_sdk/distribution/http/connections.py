@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import hosts, waiting
+from plugin_sdk.distribution.http import hosts, waiting
 
 _PER_HOST = 16  # connections kept; more are made when needed, and closed afterwards
 _HOSTS = 64

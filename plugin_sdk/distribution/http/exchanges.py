@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from plugin_sdk import errors, release
-from plugin_sdk.distribution import auth, connections, hosts, statuses
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import auth, connections, hosts, statuses
+from plugin_sdk.distribution.http.connections import Failed
 
 _AGENT = f"corten/{release.VERSION}"
 _REDIRECTS = 5

@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 import urllib3
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import connections
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import connections
+from plugin_sdk.distribution.http.connections import Failed
 
 Answer = urllib3.BaseHTTPResponse
 

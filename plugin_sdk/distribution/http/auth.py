@@ -18,8 +18,8 @@ from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import connections, hosts, statuses
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import connections, hosts, statuses
+from plugin_sdk.distribution.http.connections import Failed
 from plugin_sdk.transfer import Credentials
 
 _CLIENT = "corten"

@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 
 from plugin_sdk import content, daemon, errors, oci, transfer
-from plugin_sdk.distribution import layout
-from plugin_sdk.distribution.archives import CHUNK, Member
+from plugin_sdk.distribution.archive import layout
+from plugin_sdk.distribution.archive.archives import CHUNK, Member
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.oci import Descriptor
 

@@ -6,8 +6,9 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from corten import containers, manifests, tables
+from corten import containers, manifests
 from corten.containers import Container
+from corten.terminal import tables
 from plugin_sdk import errors
 from plugin_sdk.images import Image
 from plugin_sdk.platforms import Platform

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from plugin_sdk import oci, transfer
-from plugin_sdk.distribution import layout
+from plugin_sdk.distribution.archive import layout
 from plugin_sdk.images import Image
 from plugin_sdk.oci import Descriptor
 

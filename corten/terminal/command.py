@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from corten.target import COMPLETING
+from corten.terminal.target import COMPLETING
 
 SIGNALED = 128
 """An exit code above it says by which signal a process ended."""
@@ -98,7 +98,7 @@ class Main(click.Group):
 
     def main(self, *args: Any, **more: Any) -> Any:
         if COMPLETING in os.environ:
-            from corten import completion
+            from corten.terminal import completion
 
             completion.register()
         return super().main(*args, **more)
@@ -134,7 +134,7 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except errors.Error as err:
-            from corten import advice
+            from corten.terminal import advice
 
             raise Failure(err.message, advice.next_step(err)) from err
         except KeyboardInterrupt:
@@ -156,7 +156,7 @@ def say(text: str) -> None:
 
 def several(names: tuple[str, ...], work: Callable[[str], object]) -> None:
     """Does the work for each name, and echoes those for which it is done. One that fails does not stop the others."""
-    from corten import advice
+    from corten.terminal import advice
     from plugin_sdk import errors
 
     failed = False

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urljoin, urlsplit
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import auth, exchanges, failover, referring, statuses, waiting
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import auth, exchanges, failover, referring, statuses, waiting
+from plugin_sdk.distribution.http.connections import Failed
 from plugin_sdk.distribution.settings import Settings
 from plugin_sdk.oci import Descriptor
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corten import foreground, manifests, naming, places
+from corten import manifests
 from corten.specs import SpecOptions
 from corten.streams import PIPE
+from corten.terminal import foreground, naming, places
 from plugin_sdk import errors, platforms
 from plugin_sdk.images import Image
 from plugin_sdk.platforms import Platform

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import hosts
+from plugin_sdk.distribution.http import hosts
 from plugin_sdk.transfer import Credentials
 
 _HUB_KEY = "https://index.docker.io/v1/"

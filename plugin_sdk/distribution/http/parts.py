@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import waiting
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import waiting
+from plugin_sdk.distribution.http.connections import Failed
 
 _SLICE = 0.1  # seconds between two looks
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from corten import tables
-from corten.command import say
+from corten.terminal import tables
+from corten.terminal.command import say
 from plugin_sdk.transfer import Progress
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from corten.moves import Access
+    from corten.terminal.moves import Access
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +40,7 @@ def registry(command: F) -> F:
 
 def access(plain_http: bool, hosts_dir: Path | None, user: str, headers: tuple[str, ...]) -> Access:
     """Of the values of these options."""
-    from corten.moves import Access
+    from corten.terminal.moves import Access
 
     found = {name.strip(): value.strip() for name, _, value in (text.partition(":") for text in headers)}
     if "" in found:

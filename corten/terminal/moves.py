@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from corten import command, manifests, progress_bars, tables
+from corten import manifests
+from corten.terminal import command, progress_bars, tables
 from plugin_sdk import errors, transfer
 from plugin_sdk.images import Image
 from plugin_sdk.platforms import Platform
@@ -65,7 +66,7 @@ class _Asking:
 
 
 def _kept(challenge: transfer.Challenge) -> transfer.Credentials | None:
-    from plugin_sdk.distribution import credentials
+    from plugin_sdk.distribution.http import credentials
 
     with contextlib.suppress(errors.Error):  # of a broken file or helper; `corten config check` tells
         return credentials.Sources({}, "", _HELPER).find(challenge.host)
@@ -153,7 +154,7 @@ def _archive(path: Path) -> Iterator[BinaryIO]:
     if str(path) == "-":
         yield sys.stdin.buffer
         return
-    from plugin_sdk.distribution import directories
+    from plugin_sdk.distribution.archive import directories
 
     with directories.opened(path) as file:
         yield file

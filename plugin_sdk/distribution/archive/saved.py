@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plugin_sdk import errors, oci, platforms
-from plugin_sdk.distribution import layout, references, stored
-from plugin_sdk.distribution.intake import Intake
+from plugin_sdk.distribution import references, stored
+from plugin_sdk.distribution.archive import layout
+from plugin_sdk.distribution.archive.intake import Intake
 from plugin_sdk.oci import Descriptor
 from plugin_sdk.platforms import Platform
 

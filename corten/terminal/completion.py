@@ -14,7 +14,7 @@ from click import shell_completion
 from click.shell_completion import CompletionItem
 
 import corten
-from corten.target import COMPLETING, Target
+from corten.terminal.target import COMPLETING, Target
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -74,7 +74,7 @@ def register() -> None:
 
 def images(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Full names, and for what begins otherwise those that people type."""
-    from corten import naming
+    from corten.terminal import naming
 
     names = _ask(ctx, lambda client: [image.name for image in client.images.list()])
     return _items([*names, *map(naming.shortened, names)], incomplete)

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from plugin_sdk import errors, oci
-from plugin_sdk.distribution import auth, exchanges, statuses
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import auth, exchanges, statuses
+from plugin_sdk.distribution.http.connections import Failed
 from plugin_sdk.oci import Descriptor
 
 _PAGES = 100

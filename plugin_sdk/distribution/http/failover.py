@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import exchanges, retries
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import exchanges, retries
+from plugin_sdk.distribution.http.connections import Failed
 
 _AVOIDED = 30.0  # seconds for which a host that could not be reached is asked last
 

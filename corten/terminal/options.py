@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from corten import completion
+from corten.terminal import completion
 
 if TYPE_CHECKING:
     from plugin_sdk.platforms import Platform

@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from plugin_sdk import errors
-from plugin_sdk.distribution import connections, exchanges, failover, parts, retries, statuses, waiting
-from plugin_sdk.distribution.connections import Failed
+from plugin_sdk.distribution.http import connections, exchanges, failover, parts, retries, statuses, waiting
+from plugin_sdk.distribution.http.connections import Failed
 from plugin_sdk.distribution.settings import Settings
 from plugin_sdk.oci import Descriptor
 

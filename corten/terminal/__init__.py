@@ -1,0 +1,1 @@
+"""What the command does at a terminal: what its commands share."""
