@@ -16,8 +16,9 @@ byte stream exports. Image store → image store tags. Byte stream → byte stre
 Unimplemented.
 
 Outcome. A transfer that returns has done its work: what it made is on disk, and the image records name it. A transfer
-that raises leaves nothing but ingests, at which the next one of the same blob goes on; a lease keeps what it makes
-while it works. Layers are unpacked only for the entries of ``unpacks``. When the caller has gone, the transfer stops.
+that raises makes no image record: it leaves ingests, and blobs and snapshots that nothing names, at which the next one
+goes on. A lease keeps what it makes while it works. Layers are unpacked only for the entries of ``unpacks``. When the
+caller has gone, the transfer stops.
 """
 
 from __future__ import annotations

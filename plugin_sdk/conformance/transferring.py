@@ -243,8 +243,9 @@ class TransferSuite:
         assert [info.name for info in view.snapshotter("overlayfs").walk()] == [digest(image.tar)]
 
     @holds(
-        "A transfer that raises leaves nothing but ingests, at which the next one of the same blob goes on; a lease "
-        "keeps what it makes while it works."
+        "A transfer that raises makes no image record: it leaves ingests, and blobs and snapshots that nothing names, "
+        "at which the next one goes on.",
+        "A lease keeps what it makes while it works.",
     )
     def test_what_fails_leaves_nothing(
         self, view: daemon.View, transferrer: transfer.Transferrer, image: Image
@@ -366,8 +367,9 @@ class TransferSuite:
             transferrer.transfer(source(image.archive()), names(), report)
 
     @holds(
-        "A transfer that raises leaves nothing but ingests, at which the next one of the same blob goes on; a lease "
-        "keeps what it makes while it works."
+        "A transfer that raises makes no image record: it leaves ingests, and blobs and snapshots that nothing names, "
+        "at which the next one goes on.",
+        "A lease keeps what it makes while it works.",
     )
     def test_a_file_that_fails_ends_the_transfer(self, view: daemon.View, transferrer: transfer.Transferrer) -> None:
         class Broken(Exception):

@@ -132,7 +132,8 @@ class Repository:
 
     def resolve(self) -> Descriptor:
         """What the reference's digest, or else its tag, names now. Raises Unimplemented for Docker's schema 1."""
-        return self._hosts.ask("pull" if self.reference.digest else "resolve", "resolve", self._resolve)
+        capability = "pull" if self.reference.digest else "resolve"
+        return self._hosts.ask(capability, "resolve", self._resolve, absent=1)  # whoever mistypes a host hears it soon
 
     def _resolve(self, host: exchanges.Exchange) -> Descriptor:
         path = f"/{self.reference.path}/manifests/{self.reference.object}"

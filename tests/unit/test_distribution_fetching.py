@@ -557,6 +557,14 @@ def test_the_more_telling_kind_counts_when_the_registry_cannot_be_reached(
         fetched(make(gone, mirror), Descriptor(oci.CONFIG, OTHER, 5))
 
 
+def test_who_mistypes_a_host_need_not_wait(make: Make) -> None:
+    """Whose registry is gone in the middle of a pull waits for it, for hours with these settings."""
+    with scripted_registry.serve() as gone:
+        pass
+    with pytest.raises(errors.Unavailable, match="no connection can be made"):
+        make(gone, retries=1000, backoff=1.0).resolve()
+
+
 def test_a_host_that_may_not_pull_is_not_asked(served: Registry, mirror: Registry, make: Make, tmp_path: Path) -> None:
     make(served)
     (tmp_path / "example.com" / "hosts.toml").write_text(

@@ -36,7 +36,7 @@ TROUBLE = (exceptions.HTTPError, OSError)
 class Failed(Exception):
     """A request that came to nothing: the reason, as it follows a host's name; ``kind`` is what it means for the
     caller, ``again`` whether the same request may succeed soon, ``after`` how many seconds the host wants us to wait,
-    ``code`` what the specification calls it.
+    ``code`` what the specification calls it, ``absent`` whether there was nobody to ask.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Failed(Exception):
         again: bool = True,
         after: float | None = None,
         code: str = "",
+        absent: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -53,6 +54,7 @@ class Failed(Exception):
         self.again = again
         self.after = after
         self.code = code
+        self.absent = absent
 
 
 class NotUnderstood(Failed):
@@ -262,9 +264,9 @@ def failure(err: BaseException) -> Failed:
     if isinstance(err, exceptions.ProxyError):
         return Failed(f"the proxy cannot be used: {failure(err.original_error).reason}")
     if isinstance(err, exceptions.NameResolutionError):
-        return Failed("its name cannot be resolved")
+        return Failed("its name cannot be resolved", absent=True)
     if isinstance(err, exceptions.NewConnectionError):
-        return Failed(f"no connection can be made: {str(err).rpartition(': ')[2]}")
+        return Failed(f"no connection can be made: {str(err).rpartition(': ')[2]}", absent=True)
     if isinstance(err, exceptions.ConnectTimeoutError):
         return Failed("no connection is made in time")
     if isinstance(err, exceptions.ReadTimeoutError | TimeoutError):

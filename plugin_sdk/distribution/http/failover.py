@@ -78,13 +78,14 @@ class Hosts:
     def patience(self, is_last: bool) -> retries.Patience:
         return self._patience if is_last else replace(self._patience, retries=min(1, self._patience.retries))
 
-    def ask(self, capability: str, what: str, step: Callable[[exchanges.Exchange], T]) -> T:
-        """The first answer. ``what`` is a verb, or a verb and a thing with ``of``. Raises the error of all hosts."""
+    def ask(self, capability: str, what: str, step: Callable[[exchanges.Exchange], T], absent: int | None = None) -> T:
+        """The first answer. ``what`` is a verb, or a verb and a thing with ``of``; ``absent`` is as in ``Patience``.
+        Raises the error of all hosts."""
         failures: list[tuple[str, Failed]] = []
         line = self.able(capability, what)
         for host in line:
             try:
-                return self._ask(host, host is line[-1], step)
+                return self._ask(host, replace(self.patience(host is line[-1]), absent=absent), step)
             except Failed as failed:
                 failures.append((host.name, failed))
         raise self.error(what, failures)
@@ -103,9 +104,9 @@ class Hosts:
         except Failed as failed:
             raise self.error(what, [(host.name, failed)]) from failed
 
-    def _ask(self, host: exchanges.Exchange, is_last: bool, step: Callable[[exchanges.Exchange], T]) -> T:
+    def _ask(self, host: exchanges.Exchange, patience: retries.Patience, step: Callable[[exchanges.Exchange], T]) -> T:
         try:
-            answer = self.patience(is_last).call(lambda: step(host), host.look)
+            answer = patience.call(lambda: step(host), host.look)
         except Failed as failed:
             self._health.report(host.name, failed)
             raise

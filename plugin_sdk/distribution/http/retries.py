@@ -21,11 +21,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Patience:
     """``retries`` follow the first attempt, after ``backoff`` seconds, twice as many before each next one, but at most
-    ``longest``. A host that wants a longer wait than ``longest`` is given up."""
+    ``longest``. A host that wants a longer wait than ``longest`` is given up. A host that is not there gets ``absent``
+    retries, if that is fewer."""
 
     retries: int
     backoff: float
     longest: float
+    absent: int | None = None
 
     def delay(self, attempt: int, after: float | None = None) -> float:
         """Seconds before the retry after ``attempt`` failures in a row, somewhat by chance; ``after`` is the least."""
@@ -34,7 +36,10 @@ class Patience:
 
     def spent(self, attempt: int, failed: Failed) -> bool:
         """Whether no retry follows ``attempt`` failures, the last of them ``failed``."""
-        return not failed.again or attempt > self.retries or (failed.after or 0.0) > self.longest
+        most = self.retries
+        if failed.absent and self.absent is not None:
+            most = min(most, self.absent)
+        return not failed.again or attempt > most or (failed.after or 0.0) > self.longest
 
     def call(self, step: Callable[[], T], look: Callable[[], None], moved: Callable[[], int] = lambda: 0) -> T:
         """Raises the last Failed. Earlier ones are forgotten when ``moved``, a number of bytes, has grown well."""
