@@ -101,7 +101,7 @@ def served(daemon: daemons.Daemon) -> Iterator[daemons.Daemon]:
 @pytest.fixture(scope="session")
 def registries(scratch: Path) -> Iterator[registry.Registries]:
     """Debian's docker-registry, of each kind that is asked for: tests/registry.py says how to use it."""
-    with registry.started(scratch / "r", sides.prefix("r")[:-1]) as made:
+    with registry.started(scratch / "reg", sides.prefix("y")[:-1]) as made:
         yield made
 
 

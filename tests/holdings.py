@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,17 @@ class Holdings:
     snapshots: Snapshots
     ingests: list[str]
     leases: list[str]
+
+    def kept(self) -> Holdings:
+        """Without blobs that no image refers to, such as the index.json of an import: containerd may collect them."""
+        reached: set[str] = set()
+        ahead = [target.digest for target, _ in self.images.values()]
+        while ahead:
+            if (digest := ahead.pop()) in self.content and digest not in reached:
+                reached.add(digest)
+                labels = self.content[digest][1]
+                ahead += [labels[key] for key in labels if key.startswith("containerd.io/gc.ref.content")]
+        return replace(self, content={digest: self.content[digest] for digest in self.content if digest in reached})
 
 
 @contextlib.contextmanager

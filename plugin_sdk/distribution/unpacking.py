@@ -94,7 +94,9 @@ class Source:
 
     @property
     def layers(self) -> list[Descriptor]:
-        return [layer for layer in self.manifest.layers if graph.is_layer(layer.media_type)]
+        """What else is beside the layers is left out, unless the config counts it: a differ of its own may know it."""
+        known = [layer for layer in self.manifest.layers if graph.is_layer(layer.media_type)]
+        return list(self.manifest.layers) if len(self.manifest.layers) == len(self.diff_ids) else known
 
     @property
     def chain(self) -> str:

@@ -63,8 +63,8 @@ class Pair:
         return self.run(self.both.corten, *line, namespace=namespace, code=code)
 
     def same(self, namespace: str) -> holdings.Holdings:
-        """What both hold alike."""
-        held: holdings.Holdings = self.both.same(lambda side: holdings.of(side, namespace))
+        """What both hold alike, and keep."""
+        held: holdings.Holdings = self.both.same(lambda side: holdings.of(side, namespace).kept())
         return held
 
     def held(self, namespace: str) -> holdings.Holdings:

@@ -249,11 +249,15 @@ def test_without_pytest_it_says_what_to_install(start: Start) -> None:
 
 
 def test_only_root_checks_what_is_mounted(start: Start) -> None:
+    """What is imported late is imported before, for others may not be able to read the checkout."""
     address = start("native,local")
     for folder in (Path(address).parent, Path(address).parent.parent):
         folder.chmod(0o755)
     os.chmod(address, 0o666)
-    as_nobody = "import os; from plugin_sdk.conformance import checking, asking; os.seteuid(65534)"
+    as_nobody = (
+        "import os; from corten.commands import plugin; from corten.terminal import checking as report; "
+        "from plugin_sdk.conformance import checking, asking; os.seteuid(65534)"
+    )
     done = subprocess.run(line(as_nobody, address), capture_output=True, text=True, timeout=300)
     assert refusal(done) == "the checks of snapshotters and differs mount, which only root may"
 
