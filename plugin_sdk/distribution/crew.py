@@ -39,7 +39,12 @@ class Crew:
         """In a thread of its own."""
         with self._changed:
             self._running += 1
-        threading.Thread(target=self._run, args=(work,), name="transfer", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(work,), name="transfer", daemon=True).start()
+        except RuntimeError as err:  # there are too many threads
+            with self._changed:
+                self._running -= 1
+            raise errors.ResourceExhausted("no more threads can be started") from err
 
     def queue(self, work: Work) -> None:
         """In a thread that takes what is queued, in order."""

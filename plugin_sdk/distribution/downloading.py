@@ -50,9 +50,11 @@ class Download:
         try:
             self._write(view, flight)
         except errors.AlreadyExists:
+            self._void()  # the bytes of another count, and nobody has compared ours
             keeping.label(view.content, self._of.digest, self._labels)
         except BaseException as err:
             self._end(err)
+            self._void()
             keeping.keep_ingest(self._job.daemon.view(self._job.namespace), self._of)
             raise
         self._end(None)
@@ -76,8 +78,12 @@ class Download:
         anew = False
         while not self._fill(view, flight, fetcher, anew=anew):
             anew = True
-            for tee in self._fed:
-                tee.void()
+            self._void()
+
+    def _void(self) -> None:
+        """What went through the tees is not known to be the blob."""
+        for tee in self._fed:
+            tee.void()
 
     def _fill(self, view: daemon.View, flight: sharing.Flight, fetcher: Fetcher, *, anew: bool) -> bool:
         """False when the bytes are not those of the digest, and may be if they come once more: those of an earlier

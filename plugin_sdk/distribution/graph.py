@@ -18,12 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from plugin_sdk import errors, oci, platforms
+from plugin_sdk.distribution import stored
 from plugin_sdk.oci import Descriptor
 from plugin_sdk.platforms import Platform
 
 CONTENT_LABEL = "containerd.io/gc.ref.content."
 DEPTH = 8  # indexes within indexes
 BLOBS = 10_000  # of one image
+DOCUMENTS = 64 << 20  # bytes of its indexes, manifests and configs together
 
 _CHECKPOINTS = (
     "application/vnd.containerd.container.criu.checkpoint.criu.tar",
@@ -58,6 +60,11 @@ def is_config(media_type: str) -> bool:
 
 def has_children(media_type: str) -> bool:
     return oci.is_index(media_type) or oci.is_manifest(media_type)
+
+
+def is_document(media_type: str) -> bool:
+    """One that is read whole."""
+    return has_children(media_type) or oci.is_config(media_type)
 
 
 def ref(of: Descriptor) -> str:
@@ -138,8 +145,8 @@ class Survey:
 def survey(root: Descriptor, read: Read, choice: Choice, name: str) -> Survey:
     """Reads manifests and indexes, a level at a time, and chooses.
 
-    ``name`` is the image's, for messages. Raises InvalidArgument for a malformed or endless graph, NotFound when an
-    index has nothing for the platforms that are wanted.
+    ``name`` is the image's, for messages. Raises InvalidArgument for a malformed or endless graph, ResourceExhausted
+    for one with too large documents, NotFound when an index has nothing for the platforms that are wanted.
     """
     if root.media_type == _SCHEMA_1:
         raise errors.InvalidArgument(f"{name}: manifests of schema 1 are not supported")
@@ -155,7 +162,12 @@ def _visit(root: Descriptor, read: Read, choice: Choice, name: str) -> dict[str,
     """Each blob once, by digest, without its place in the whole."""
     found: dict[str, Node] = {}
     level = {root.digest: oci.Entry(root)}
+    spent = 0
     for _ in range(DEPTH + 2):  # the innermost index has manifests, and these have blobs
+        documents = [entry.descriptor for entry in level.values() if is_document(entry.descriptor.media_type)]
+        spent += sum(min(of.size, stored.JSON) for of in documents)  # a larger one is refused by who reads it
+        if spent > DOCUMENTS:
+            raise errors.ResourceExhausted(f"{name}: its manifests and configs have more than {DOCUMENTS} bytes")
         inner = [entry.descriptor for entry in level.values() if has_children(entry.descriptor.media_type)]
         data = dict(zip((of.digest for of in inner), read(inner), strict=True)) if inner else {}
         following: dict[str, oci.Entry] = {}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from plugin_sdk import content, daemon, errors, identifiers
-from plugin_sdk.distribution import graph
+from plugin_sdk.distribution import graph, stored
 from plugin_sdk.oci import Descriptor
 
 SOURCE_LABEL = "containerd.io/distribution.source."
@@ -29,8 +29,13 @@ def exists(store: content.Store, digest: str) -> bool:
 
 
 def read(store: content.Store, of: Descriptor) -> bytes:
-    """The whole blob. Raises NotFound."""
+    """A whole index, manifest or config. Raises NotFound, InvalidArgument for one of another size than its descriptor
+    says, ResourceExhausted for one that is too large."""
     with store.reader(of.digest) as reader:
+        if reader.size != of.size:
+            raise errors.InvalidArgument(f"blob {of.digest} has {reader.size} bytes, its descriptor says {of.size}")
+        if of.size > stored.JSON:
+            raise errors.ResourceExhausted(f"blob {of.digest} has {of.size} bytes, more than {stored.JSON}")
         return reader.read_at(0, reader.size)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from plugin_sdk import content, errors, transfer
-from plugin_sdk.distribution import graph, keeping, sentences, unpacking
+from plugin_sdk.distribution import graph, keeping, sentences, stored, unpacking
 from plugin_sdk.distribution.crew import Crew
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.distribution.progress import UPLOADING, Tracker
@@ -90,6 +90,7 @@ class _Push:
         if not keeping.exists(self._store, of.digest):
             self._missing(of)
             return
+        stored.require(self._store, of, self._name)
         sent = functools.partial(self._tracker.moved, of)
         outcome = self._repository.push_blob(of, functools.partial(self._bytes, of), self._sources(node), sent)
         self._tracker.complete(of) if outcome == "uploaded" else self._tracker.exists(of)

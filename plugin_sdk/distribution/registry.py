@@ -147,7 +147,7 @@ class Repository:
         """What a HEAD tells, if that is enough."""
         digest = answer.headers.get("Docker-Content-Digest") or self.reference.digest
         media_type, size = _media_type(answer), answer.headers.get("Content-Length", "")
-        if answer.status != 200 or not media_type or not digest or not size.isdigit():
+        if answer.status != 200 or not media_type or not digest or not (size.isascii() and size.isdigit()):
             return None
         return Descriptor(media_type, self._agreed(digest), int(size))
 

@@ -91,6 +91,11 @@ class Flight:
         if not self._orphaned:
             self._close()
 
+    def fail(self, failure: BaseException) -> None:
+        """It could not begin."""
+        self.failure = failure
+        self._ended.set()
+
     def join(self, listener: _Listener) -> bool:
         """False when it has failed or was given up."""
         with self._lock:
@@ -192,7 +197,10 @@ class Flights:
             flight = self._flights[key] = Flight(begin(), owner)
             flight.join(listener)
             board(flight.work)
-        threading.Thread(target=flight.run, name="flight", daemon=True).start()
+        try:
+            threading.Thread(target=flight.run, name="flight", daemon=True).start()
+        except RuntimeError:
+            flight.fail(errors.ResourceExhausted("no more threads can be started"))
         return flight, True
 
     def _leave(self, key: Hashable, flight: Flight, listener: _Listener) -> None:

@@ -56,18 +56,25 @@ class Tee:
         self._decided.set()
 
     def put(self, chunk: bytes) -> None:
-        """Raises what ``check`` raises while it waits for the reader; forgets the chunk when there is none."""
+        """Waits for the reader; forgets the chunk when there is none, or when nobody waits for it any more: others may
+        want the download, too."""
         patience = time.monotonic() + _PATIENCE
         with self._changed:
             while self._held >= LIMIT and not self._left:
                 self._changed.wait(_LOOK)
-                self._check()
-                if not self.opened and time.monotonic() > patience:
+                if not self._is_awaited() or (not self.opened and time.monotonic() > patience):
                     self._leave()
             if not self._left:
                 self._chunks.append(chunk)
                 self._held += len(chunk)
                 self._changed.notify_all()
+
+    def _is_awaited(self) -> bool:
+        try:
+            self._check()
+        except Exception:  # noqa: BLE001 - whoever reads raises it, in its own thread
+            return False
+        return True
 
     def end(self, failure: BaseException | None = None) -> None:
         """That was all, or all that could be had."""

@@ -275,12 +275,12 @@ class Unpacking:
                 if taken:
                     made = view.differ().apply(self._layer, mounts, TeeStore(view.content, tee))
             except errors.Error as err:
-                failure = err if tee.opened and not tee.failed else None
+                failure = err if tee.opened and not tee.failed and not tee.voided else None
                 if failure is not None and not isinstance(err, (errors.InvalidArgument, errors.DataLoss)):
                     raise
             finally:
                 tee.leave()
-        if tee.voided:
+        if tee.voided or (tee.opened and tee.failed):  # what lies in the mounts is not known to be the layer's
             raise Voided
         if failure is not None:
             raise failure

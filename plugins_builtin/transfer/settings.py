@@ -12,7 +12,16 @@ from plugin_sdk.platforms import Platform
 if TYPE_CHECKING:
     from plugins_builtin.transfer.plugin import Auth, Config
 
-_AT_LEAST_ONE = ("max_concurrent_downloads", "max_concurrent_uploaded_layers", "max_concurrent_unpacks", "timeout")
+_AT_LEAST_ONE = (
+    "max_concurrent_downloads",
+    "max_concurrent_uploaded_layers",
+    "max_concurrent_unpacks",
+    "timeout",
+    "rate_window",
+    "manifest_limit",
+)
+_LARGEST_PART = 8 << 20  # bytes; four of them come at once, and all wait in memory
+_NOT_NEGATIVE = ("concurrent_layer_fetch_buffer", "upload_chunk", "retries", "min_rate")
 
 
 def check(config: Config) -> None:
@@ -20,6 +29,11 @@ def check(config: Config) -> None:
     for key in _AT_LEAST_ONE:
         if getattr(config, key) < 1:
             raise errors.InvalidArgument(f"{key} must be at least 1, not {getattr(config, key)}")
+    for key in _NOT_NEGATIVE:
+        if getattr(config, key) < 0:
+            raise errors.InvalidArgument(f"{key} must not be negative, but is {getattr(config, key)}")
+    if config.concurrent_layer_fetch_buffer > _LARGEST_PART:
+        raise errors.InvalidArgument(f"concurrent_layer_fetch_buffer must be at most {_LARGEST_PART}")
     for host, auth in config.auth.items():
         secret(host, auth)
     snapshotters(config)

@@ -182,10 +182,14 @@ class Login:
         return Proof(f"Bearer {token}", token if not fresh else "")
 
     def _keep_safe(self, wanted: Wanted, credentials: Credentials | None) -> None:
-        scheme = urlsplit(wanted.realm).scheme
-        if scheme not in ("http", "https"):
-            raise Failed("its token server's URL is malformed", errors.FailedPrecondition, again=False)
-        local = hosts.is_local(urlsplit(wanted.realm).netloc)
+        malformed = Failed("its token server's URL is malformed", errors.FailedPrecondition, again=False)
+        try:
+            realm = urlsplit(wanted.realm)
+        except ValueError:
+            raise malformed from None
+        if realm.scheme not in ("http", "https"):
+            raise malformed
+        scheme, local = realm.scheme, hosts.is_local(realm.netloc)
         if credentials is not None and scheme == "http" and self._secure() and not local:
             reason = "it wants the credentials sent to a token server without TLS"
             raise Failed(reason, errors.FailedPrecondition, again=False)

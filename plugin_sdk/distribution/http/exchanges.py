@@ -182,8 +182,18 @@ def _server(url: str) -> tuple[str | None, int]:
     return parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
 
 
+def joined(url: str, location: str) -> str:
+    """Raises Failed for what is no URL; its text is not told, since it may be signed."""
+    try:
+        target = urljoin(url, location)
+        _server(target)
+    except ValueError:
+        raise Failed("it names a malformed URL", errors.FailedPrecondition, again=False) from None
+    return target
+
+
 def _target(url: str, location: str) -> str:
-    target = urljoin(url, location)
+    target = joined(url, location)
     scheme = urlsplit(target).scheme
     if scheme != "https" and scheme != urlsplit(url).scheme:
         raise Failed(f"it redirects to another scheme ({scheme})", errors.FailedPrecondition, again=False)

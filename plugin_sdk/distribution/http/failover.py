@@ -138,5 +138,8 @@ class Hosts:
         """Those that have served ``digest`` since the last ``reject`` did it wrong. Answers whether others are left."""
         with self._lock:
             rejected = self._rejected.setdefault(digest, set())
-            rejected |= self._served.pop(digest, set())
+            served = self._served.pop(digest, set())
+            if served <= rejected:
+                return False  # those that were left have not got it
+            rejected |= served
             return any("pull" in host.host.capabilities and host.name not in rejected for host in self._found)

@@ -198,11 +198,11 @@ def _host(table: _Table, url: str, registry: str) -> Host:
 
 
 def _located(table: _Table, url: str, registry: str) -> Host:
-    parts = urlsplit(url if "://" in url else f"https://{url}")
     try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
         valid = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        valid = False
+        raise table.wrong("server" if not table.name else "", "it is not the URL of a host") from None
     if not valid or parts.username is not None or parts.query:
         raise table.wrong("server" if not table.name else "", f"{parts.hostname or url!r} is not the URL of a host")
     path = posixpath.normpath(f"/{parts.path.lstrip('/')}").rstrip("/")

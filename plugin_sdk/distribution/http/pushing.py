@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from plugin_sdk import errors
 from plugin_sdk.distribution.http import auth, exchanges, failover, referring, statuses, waiting
@@ -109,7 +109,7 @@ def _cancel(host: exchanges.Exchange, upload: Upload) -> None:
 def _go_on_at(host: exchanges.Exchange, answer: statuses.Answer, upload: Upload) -> None:
     location = answer.headers.get("Location", "")
     base = upload.location or host.url("/")
-    target = urljoin(base, location)
+    target = exchanges.joined(base, location)
     scheme = urlsplit(target).scheme
     if not location or scheme not in ("https", urlsplit(base).scheme):
         raise Failed("it does not say where the upload goes on", errors.FailedPrecondition, again=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from plugin_sdk import errors, oci
 from plugin_sdk.distribution.http import auth, exchanges, statuses
@@ -50,7 +50,7 @@ def _next(host: exchanges.Exchange, answer: statuses.Answer) -> list[tuple[str, 
     link = answer.headers.get("Link", "")
     if 'rel="next"' not in link and "rel=next" not in link:
         return []
-    target = urljoin(host.url("/"), link.partition("<")[2].partition(">")[0])
+    target = exchanges.joined(host.url("/"), link.partition("<")[2].partition(">")[0])
     return [pair for pair in parse_qsl(urlsplit(target).query) if pair[0] != "ns"]
 
 

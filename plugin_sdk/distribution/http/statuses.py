@@ -68,7 +68,7 @@ def retry_after(value: str | None) -> float | None:
     """Seconds of a ``Retry-After`` header, which has seconds or a date; None if it says neither."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if value.isascii() and value.strip().isdigit():
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
