@@ -17,6 +17,7 @@ import contextlib
 import errno
 import io
 import os
+import select
 import shutil
 import tempfile
 import threading
@@ -63,9 +64,13 @@ class Streams:
         self._folder = folder
         self._pumps: list[threading.Thread] = []
         # Opened before the process is made, so that it finds a reader; without O_NONBLOCK this would wait for it.
-        self._ends = {
-            name: os.open(getattr(stdio, name), os.O_RDONLY | os.O_NONBLOCK) for name in given if name != "stdin"
-        }
+        self._ends: dict[str, int] = {}
+        try:
+            for name in set(given) - {"stdin"}:
+                self._ends[name] = os.open(getattr(stdio, name), os.O_RDONLY | os.O_NONBLOCK)
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, close_stdin: Callable[[], None]) -> None:
         """Connects the ends; ``close_stdin`` tells the daemon that no more will come."""
@@ -112,12 +117,23 @@ def make(stdin: Stream, stdout: Stream, stderr: Stream, terminal: bool, folder: 
     if given:
         made = Path(tempfile.mkdtemp(prefix="corten-fifo-")) if folder is None else folder
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        return _made(given, paths, terminal, made, None if folder else made)
+    except BaseException:
+        if made is not None and folder is None:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _made(
+    given: Mapping[str, Stream], paths: dict[str, str], terminal: bool, folder: Path | None, own: Path | None
+) -> Streams:
     for name in given:
-        paths[name] = f"{made}/{name}"
+        paths[name] = f"{folder}/{name}"
         os.mkfifo(paths[name], 0o600)
     if not terminal and (paths.get("stdout") or paths.get("stderr")):  # containerd's shim wants both or none
         paths = {"stdout": NOWHERE, "stderr": NOWHERE, **paths}
-    return Streams(Stdio(**paths, terminal=terminal), given, made if folder is None else None)
+    return Streams(Stdio(**paths, terminal=terminal), given, own)
 
 
 def attach(stdio: Stdio, stdin: Stream, stdout: Stream, stderr: Stream) -> Streams:
@@ -145,7 +161,9 @@ class Input(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer) -> int:
-        """All of ``data``. Raises BrokenPipeError when the process has gone."""
+        """All of ``data``. Raises BrokenPipeError when the process has gone, ValueError when this is closed."""
+        if self.closed:
+            raise ValueError("write to a closed stream")
         if self._end < 0:
             self._end = _open_for_writing(self._path)
         view = memoryview(data).cast("B")
@@ -183,7 +201,7 @@ def _thread(work: Callable[..., None], *args: object) -> threading.Thread:
 
 
 def _feed(source: int, target: Input) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # it has gone, or is closed here
         while data := os.read(source, _CHUNK):
             target.write(data)
     with contextlib.suppress(OSError):
@@ -197,12 +215,23 @@ def _show(source: int, target: int) -> None:
             while data := os.read(source, _CHUNK):
                 rest = memoryview(data)
                 while rest:
-                    rest = rest[os.write(target, rest) :]
+                    rest = rest[_write(target, rest) :]
         with contextlib.suppress(OSError):
             while os.read(source, _CHUNK):
                 pass
     finally:
         os.close(source)
+
+
+def _write(target: int, data: memoryview) -> int:
+    """Waits also where another program has made the descriptor non-blocking."""
+    while True:
+        try:
+            return os.write(target, data)
+        except BlockingIOError:
+            ready = select.poll()
+            ready.register(target, select.POLLOUT)
+            ready.poll()
 
 
 def _open_for_writing(path: str) -> int:

@@ -34,12 +34,12 @@ def scratch() -> Iterator[Path]:
     with daemons.scratch("" if takes_attributes("/dev/shm") else "4G") as directory:
         yield directory
         left = traces(directory)
+    assert not left, f"left: {left}"
     own = f"{sides.prefix('')[:-1]}*"
     for fifo in FIFOS.glob(f"*/{own}"):  # ctr leaves those of detached containers
         shutil.rmtree(fifo.parent, ignore_errors=True)
     for cgroup in [*CGROUPS.glob(own), *CGROUPS.glob(f"*/{own}")]:  # engines leave the one of a namespace, empty
         cgroup.rmdir()
-    assert not left, f"left: {left}"
     end = time.monotonic() + 60
     while spaces_left := entries(NETNS) - spaces:  # or those of tests in another process, which end
         assert time.monotonic() < end, f"linux network namespaces left: {spaces_left}"

@@ -54,13 +54,16 @@ class Engine:
         return container
 
     def stop(self) -> None:
-        for container in self.containers:
-            container.stop()
-            container.get_docker_client().client.close()
-        self.daemon.kill()
-        self.daemon.stop()
-        for folder in CGROUPS.rglob(self.cgroup):
-            folder.rmdir()
+        try:
+            with contextlib.ExitStack() as stack:  # each is stopped, also when another one fails
+                for container in self.containers:
+                    stack.callback(container.get_docker_client().client.close)
+                    stack.callback(container.stop)
+        finally:
+            self.daemon.kill()
+            self.daemon.stop()
+            for folder in [*CGROUPS.rglob(self.cgroup)]:
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 from corten.terminal import completion
 from corten.terminal.command import Command, Failure
 from corten.terminal.target import Target
+from plugin_sdk import errors
 
 if TYPE_CHECKING:
     from corten.client import Client
@@ -34,7 +34,13 @@ def logs(target: Target, name: str, follow: bool, tail: int | None) -> None:
 
     with target.connect() as client:
         path = _log(client, name)
-        files.show(path, tail, _end_of(client, name) if follow else None)
+        if not follow:
+            files.show(path, tail, None)
+            return
+        over, lost = _end_of(client, name)
+        files.show(path, tail, over.is_set)
+    for failure in lost:
+        raise failure
 
 
 def _log(client: Client, name: str) -> Path:
@@ -51,18 +57,19 @@ def _log(client: Client, name: str) -> Path:
     raise Failure(f'container "{name}" has no log: another program has started it')
 
 
-def _end_of(client: Client, name: str) -> Callable[[], bool]:
-    """Whether its task has ended; a thread waits for that."""
-    import threading
-
-    from plugin_sdk import errors
-
+def _end_of(client: Client, name: str) -> tuple[threading.Event, list[errors.Error]]:
+    """Set when its task has ended, for which a thread waits, or when that can be known no more, and why."""
     over = threading.Event()
+    lost: list[errors.Error] = []
 
     def await_end() -> None:
-        with contextlib.suppress(errors.Error):  # it is gone, or the daemon is
+        try:
             client.tasks.wait(name)
+        except errors.NotFound:
+            pass
+        except errors.Error as err:
+            lost.append(err)
         over.set()
 
     threading.Thread(target=await_end, name="end", daemon=True).start()
-    return over.is_set
+    return over, lost

@@ -79,7 +79,7 @@ class Foreground(contextlib.AbstractContextManager["Foreground"]):
         target = self._process.stdin
         assert target is not None
         keys = Keys()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # the process has gone, or its stream is closed here
             while data := os.read(0, _CHUNK):
                 passed = keys.passed(data) if self._own else data
                 if passed:

@@ -21,14 +21,17 @@ def show(path: Path, tail: int | None, ended: Callable[[], bool] | None) -> None
     """Writes the last ``tail`` lines, all if None, to the standard output; goes on until ``ended`` if it is given.
 
     Raises NotFound when the file is gone."""
-    try:
-        file = path.open("rb")
-    except OSError as err:
-        raise errors.NotFound(f"log {path}: {err.strerror}") from err
-    with file:
+    with _opened(path) as file:
         if tail is not None:
             file.seek(_start(file, tail))
         _copy(file, ended)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as err:
+        raise errors.NotFound(f"log {path}: {err.strerror}") from err
 
 
 def _copy(file: BinaryIO, ended: Callable[[], bool] | None) -> None:
@@ -65,12 +68,21 @@ def _start(file: BinaryIO, lines: int) -> int:
 
 @contextlib.contextmanager
 def following(path: Path) -> Iterator[None]:
-    """What is printed from now on comes to our standard output, until the context ends."""
+    """What is printed from now on comes to our standard output, until the context ends.
+
+    Raises NotFound when the file is gone."""
     over = threading.Event()
-    thread = threading.Thread(target=show, args=(path, 0, over.is_set), name="log", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with _opened(path) as file:
+        file.seek(0, os.SEEK_END)  # before anything can be typed: the answer to that is to be seen
+        thread = threading.Thread(target=_copy_on, args=(file, over.is_set), name="log", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _copy_on(file: BinaryIO, ended: Callable[[], bool]) -> None:
+    with contextlib.suppress(OSError):  # nobody reads us any more
+        _copy(file, ended)

@@ -165,9 +165,10 @@ def _made(folder: Path, name: str) -> str:
 
 def _run_in_foreground(container: Container, options: Options) -> int | None:
     folder = Path(container.labels[places.FIFO_LABEL])
-    places.remove({places.FIFO_LABEL: str(folder)})
-    with held(folder):
+    with contextlib.ExitStack() as stack:
         with _undone(container):
+            places.remove({places.FIFO_LABEL: str(folder)})
+            stack.enter_context(held(folder))
             task = container.new_task(
                 stdin=PIPE if options.interactive else None,
                 stdout=1,
