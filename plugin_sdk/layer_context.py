@@ -16,7 +16,7 @@ Nothing of it is sure to be there. What was found in clients:
 | containerd 1.6 to 2.x and ctr, unpacking | yes | | | |
 | CRI of containerd, unless ``disable_snapshot_annotations``; ``ctr images rpull`` of stargz | yes | yes | | |
 | nerdctl, with a remote snapshotter | yes | yes | for stargz | for soci |
-| ``corten images import`` | yes | yes | | |
+| Corten's own pulls and imports | yes | yes | | |
 
 Besides, annotations of a layer's descriptor that begin with ``containerd.io/snapshot/`` arrive as labels.
 """

@@ -181,7 +181,7 @@ class Unpacker:
 
         def work() -> Unpacking:
             diff_id = source.diff_ids[number]
-            return Unpacking(self._job, self._settings, self._bytes, context, diff_id, snapshotter)
+            return Unpacking(self._job, self._settings, self._bytes, layer, context, diff_id, snapshotter)
 
         key = ("unpack", id(self._job.daemon), self._job.namespace, snapshotter, context.target)
         with sentences.about(source.reference, layer.digest):
@@ -193,17 +193,23 @@ class Unpacker:
 
 class Unpacking:
     """Implements ``sharing.Work``: one layer becomes a snapshot. Tells ``NEEDED``, ``EXTRACTING`` and ``MADE``, and
-    nothing of a layer whose snapshot is there."""
+    nothing of a layer whose snapshot is there. The differ gets the layer with all its annotations."""
 
     def __init__(
-        self, job: Job, settings: Settings, source: Bytes, context: LayerContext, diff_id: str, snapshotter: str
+        self,
+        job: Job,
+        settings: Settings,
+        source: Bytes,
+        layer: Descriptor,
+        context: LayerContext,
+        diff_id: str,
+        snapshotter: str,
     ) -> None:
-        assert context.layer is not None
         self._job = job
         self._settings = settings
         self._bytes = source
         self._context = context
-        self._layer = context.layer
+        self._layer = layer
         self._diff_id = diff_id
         self._snapshotter = snapshotter
 
@@ -243,7 +249,7 @@ class Unpacking:
         return True
 
     def _labels(self) -> dict[str, str]:
-        return {**self._layer.annotations, snapshots.TARGET_LABEL: self._context.target}
+        return {**_inherited(self._layer), snapshots.TARGET_LABEL: self._context.target}
 
     def _apply(self, view: daemon.View, mounts: Sequence[Mount], flight: sharing.Flight) -> Descriptor:
         if keeping.hold(view, self._layer, {}):
@@ -289,8 +295,11 @@ class Unpacking:
 
 def _labelled(layer: Descriptor) -> Descriptor:
     """With those annotations only that become labels of snapshots."""
-    own = {key: text for key, text in layer.annotations.items() if key.startswith(snapshots.INHERITED_PREFIX)}
-    return Descriptor(layer.media_type, layer.digest, layer.size, own)
+    return Descriptor(layer.media_type, layer.digest, layer.size, _inherited(layer))
+
+
+def _inherited(layer: Descriptor) -> dict[str, str]:
+    return {key: text for key, text in layer.annotations.items() if key.startswith(snapshots.INHERITED_PREFIX)}
 
 
 def _hold(storage: snapshots.Snapshotter, context: LayerContext) -> bool:
