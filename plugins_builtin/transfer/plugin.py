@@ -40,7 +40,9 @@ class Config:
     max_concurrent_downloads: int = plugin.setting(6, "Blobs that are downloaded at once, by all pulls.")
     max_concurrent_uploaded_layers: int = plugin.setting(6, "Blobs that are uploaded at once, by all pushes.")
     max_concurrent_unpacks: int = plugin.setting(4, "Layers that are unpacked at once, by all pulls and imports.")
-    concurrent_layer_fetch_buffer: int = plugin.setting(0, "Bytes of one part of a large layer; 0: 4 MiB.")
+    concurrent_layer_fetch_buffer: int = plugin.setting(
+        0, "Bytes of one part of a large layer, at most 8 MiB; 0: 4 MiB."
+    )
     check_platform_supported: bool = plugin.setting(
         False, "Whether only what unpack_config lists is unpacked.", unneeded=True
     )

@@ -270,6 +270,7 @@ def test_a_403_is_no_matter_of_credentials(served: scripted_registry.Registry, m
     [
         ("", "does not say how to authenticate", errors.Unauthenticated),
         ("Negotiate", "does not say how to authenticate", errors.Unauthenticated),
+        ('Bearer realm="http://[x"', "token server's URL is malformed", errors.FailedPrecondition),
         ('Bearer realm="file:///etc/passwd"', "token server's URL is malformed", errors.FailedPrecondition),
         ("Bearer", "token server's URL is malformed", errors.FailedPrecondition),
     ],

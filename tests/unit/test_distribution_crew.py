@@ -101,3 +101,26 @@ def test_an_error_of_the_context_itself_ends_all():
         crew.start(patient)
         raise KeyboardInterrupt
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("begin", [Crew.start, Crew.queue])
+def test_a_thread_that_cannot_begin_is_told_and_not_waited_for(monkeypatch, begin):
+    real, failures = threading.Thread.start, []
+
+    def start(thread):
+        if thread.name == "transfer":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    def transfer():
+        try:
+            with Crew(never, at_once=1) as crew:
+                begin(crew, never)
+        except errors.Error as err:
+            failures.append(err)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    waiting = threading.Thread(target=transfer, daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert [type(err) for err in failures] == [errors.ResourceExhausted]

@@ -78,6 +78,13 @@ def fetched(repository: Repository, of: Descriptor, offset: int = 0) -> bytes:
 # -- resolve
 
 
+def test_a_length_that_is_no_number_is_not_believed(served: Registry, make: Make) -> None:
+    of = served.add_manifest(b'{"schemaVersion":2}')
+    wrong = {"Content_Type": oci.MANIFEST, "Docker_Content_Digest": of.digest, "Content_Length": "²"}
+    served.faults.append(times(9, "", lambda handler: handler.answer(200, **wrong), "HEAD"))
+    assert make(served).resolve() == of
+
+
 def test_a_tag_is_resolved_without_reading_the_manifest(served: Registry, make: Make) -> None:
     of = served.add_manifest(b'{"schemaVersion":2}', media_type=oci.INDEX)
     assert make(served).resolve() == of
@@ -603,6 +610,16 @@ def test_a_host_that_has_sent_other_bytes_is_asked_last(served: Registry, mirror
     assert not repository.reject(of)
 
 
+def test_a_host_without_the_blob_is_no_other_host_for_it(served: Registry, mirror: Registry, make: Make) -> None:
+    of = served.add_blob(DATA)
+    served.blobs["a/b", of.digest] = bytes(len(DATA))
+    repository = make(served, mirror)
+    assert fetched(repository, of) == bytes(len(DATA))
+    assert repository.reject(of)  # the mirror has sent nothing wrong
+    assert fetched(repository, of) == bytes(len(DATA))
+    assert not repository.reject(of)
+
+
 # -- fetch: parts
 
 PARTS = {"part_size": 256 << 10, "parallel_from": 512 << 10, "parallel_parts": 3, "parallel_below": 1 << 50}
@@ -756,6 +773,15 @@ def test_a_redirect_to_another_scheme_is_refused(served: Registry, make: Make, w
     assert "passwd" not in caught.value.message
 
 
+def test_a_redirect_to_what_is_no_url_is_refused(served: Registry, make: Make) -> None:
+    of = served.add_blob(DATA)
+    served.faults.append(lambda handler: handler.answer(302, Location="https://[x/"))
+    with pytest.raises(errors.FailedPrecondition, match=rf"layer {of.digest} .*it names a malformed URL") as caught:
+        fetched(make(served), of)
+    assert "example.com/a/b:1" in caught.value.message
+    assert served.address in caught.value.message
+
+
 def test_redirects_in_a_circle_end(served: Registry, make: Make) -> None:
     served.faults.append(lambda handler: handler.answer(301, Location=handler.path))
     with pytest.raises(errors.FailedPrecondition, match="it redirects more than 5 times"):
@@ -800,6 +826,15 @@ def test_pages_of_referrers_are_put_together(served: Registry, make: Make) -> No
     assert [of.digest[-1] for of in make(served).referrers(OTHER)] == ["0", "1", "2"]
 
 
+def test_a_next_page_that_is_no_url_is_refused(served: Registry, make: Make) -> None:
+    document = json.dumps({"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": []}).encode()
+    more = {"Content_Type": oci.INDEX, "Link": '<https://[x/>; rel="next"'}
+    served.faults.append(lambda handler: handler.answer(200, document, **more))
+    with pytest.raises(errors.FailedPrecondition, match=r"example\.com/a/b:1.*it names a malformed URL") as caught:
+        make(served).referrers(OTHER)
+    assert served.address in caught.value.message
+
+
 def test_a_malformed_list_of_referrers_is_refused(served: Registry, make: Make) -> None:
     served.faults.append(lambda handler: handler.answer(200, b'{"manifests":[1]}', Content_Type=oci.INDEX))
     with pytest.raises(errors.InvalidArgument, match="list of referrers is malformed"):
@@ -811,7 +846,15 @@ def test_a_malformed_list_of_referrers_is_refused(served: Registry, make: Make) 
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-1", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+    [
+        (None, None),
+        ("", None),
+        ("7", 7.0),
+        ("soon", None),
+        ("-1", None),
+        ("²", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ],
 )
 def test_the_pause_of_a_header(value: str | None, seconds: float | None) -> None:
     assert statuses.retry_after(value) == seconds

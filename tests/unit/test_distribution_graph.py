@@ -1,11 +1,12 @@
 """What refers to what, and how containerd labels it."""
 
+import contextlib
 import json
 
 import pytest
 
 from plugin_sdk import errors, oci, platforms
-from plugin_sdk.distribution import graph
+from plugin_sdk.distribution import graph, keeping, stored
 
 AMD64, ARM64, I386 = (platforms.Platform("linux", name) for name in ("amd64", "arm64", "386"))
 NAME = "registry.example/app:1"
@@ -231,3 +232,38 @@ def test_an_ingest_is_named_by_kind_and_digest(media_type, kind):
 def test_an_ingest_of_a_named_blob_has_the_name():
     of = oci.Descriptor(oci.MANIFEST, oci.digest_of(b""), 1, {oci.REF_NAME: "v1"})
     assert graph.ref(of) == f"manifest-v1@{of.digest}"
+
+
+def test_an_image_whose_documents_are_too_large_together_is_refused_unread(blobs):
+    config = blobs.blob("config")
+    size = 9 << 20  # each is one that is read
+    entries = [(oci.Descriptor(oci.MANIFEST, oci.digest_of(bytes([number])), size), AMD64) for number in range(8)]
+    root = blobs.index(*entries)
+    with pytest.raises(errors.ResourceExhausted, match=f"{NAME}: .*{graph.DOCUMENTS}"):
+        survey(blobs, root)
+    assert blobs.reads == [root.digest]
+    layers = [oci.Descriptor(oci.LAYER_GZIP, of.digest, size) for of, _ in entries]
+    document = {"schemaVersion": 2, "config": told(config), "layers": list(map(told, layers))}
+    assert len(digests(survey(blobs, blobs.add(oci.MANIFEST, document)))) == 10
+
+
+class Stored:
+    """A content store with one blob of zeros, which may not be read."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def reader(self, digest):
+        return contextlib.nullcontext(self)
+
+
+@pytest.mark.parametrize(
+    ("size", "told_size", "kind", "why"),
+    [
+        (10, 9, errors.InvalidArgument, "has 10 bytes, its descriptor says 9"),
+        (stored.JSON + 1, stored.JSON + 1, errors.ResourceExhausted, f"more than {stored.JSON}"),
+    ],
+)
+def test_a_document_of_a_wrong_size_is_not_read(size, told_size, kind, why):
+    with pytest.raises(kind, match=f"sha256:1 .*{why}"):
+        keeping.read(Stored(size), oci.Descriptor(oci.MANIFEST, "sha256:1", told_size))

@@ -217,6 +217,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         ("server = 1", "server: must be a string"),
         ('server = "ftp://a"', "server: .* is not the URL of a host"),
         ('server = "https://"', "server: .* is not the URL of a host"),
+        ('server = "https://[x"', "server: it is not the URL of a host"),
         ('server = "https://a:99999"', "server: .* is not the URL of a host"),
         ("host = 1", "host: must be tables"),
         ("[host]\na = 1", 'host."a": must be a table'),

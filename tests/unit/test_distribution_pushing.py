@@ -295,6 +295,13 @@ def test_a_manifest_whose_parts_are_missing_is_refused(served: Registry, make: C
         make().push_manifest(Descriptor(oci.MANIFEST, oci.digest_of(b"{}"), 2), b"{}", "1")
 
 
+def test_an_upload_that_goes_on_at_what_is_no_url_is_refused(served: Registry, make: Callable[..., Repository]) -> None:
+    served.faults.append(times(9, "uploads", lambda handler: handler.answer(202, Location="https://[x/"), "POST"))
+    with pytest.raises(errors.FailedPrecondition, match="it names a malformed URL") as caught:
+        make().push_blob(OF, Source(DATA))
+    assert f"{served.address}/a/b:1" in caught.value.message
+
+
 def test_no_more_uploads_than_allowed_go_at_once(served: Registry, make: Callable[..., Repository]) -> None:
     repository = make(max_uploads=1)
     entered, leave = threading.Event(), threading.Event()

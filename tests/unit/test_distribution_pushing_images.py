@@ -1,5 +1,8 @@
 """Pushes, by a kernel in this process, to a registry that is an object."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from plugin_sdk import errors, oci, platforms, transfer
@@ -110,6 +113,23 @@ def test_what_is_not_here_must_be_there(rig, target):
     push(rig, target)
     assert target.tags == {"2": index}
     assert set(target.uploaded) == {index.digest, *(of.digest for of in mine.blobs)}
+
+
+def test_a_blob_of_another_size_than_its_descriptor_says_is_not_sent(rig, target):
+    image = rig.image(count=1, tag="1")
+    rig.pull()
+    layer = image.layers[0]
+    wrong = {**told(layer), "size": layer.size + 1}
+    data = json.dumps({"schemaVersion": 2, "config": told(image.config), "layers": [wrong]}).encode()
+    root = oci.Descriptor(oci.MANIFEST, oci.digest_of(data), len(data))
+    with rig.view.content.writer("wrong", root.size, root.digest) as writer:
+        writer.write(data)
+        writer.commit(root.size, root.digest, {"containerd.io/gc.root": "test"})
+    rig.view.images.update(replace(rig.view.images.get(NAME), target=root))
+    with pytest.raises(errors.InvalidArgument, match=f"{NAME}: .*{layer.digest} has {layer.size} bytes"):
+        push(rig, target)
+    assert layer.digest not in target.blobs
+    assert root.digest not in target.blobs
 
 
 def test_an_image_that_is_not_there_is_not_found(rig, target):

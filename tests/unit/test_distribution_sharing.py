@@ -66,6 +66,27 @@ def flights():
     return sharing.Flights()
 
 
+def test_a_flight_that_cannot_begin_is_told_and_not_waited_for(flights, monkeypatch):
+    looks = []
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    def check():
+        looks.append(1)
+        assert len(looks) < 20, "it waits for a flight that has not begun"
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    joined = flights.joined("key", "me", lambda: Work([]), check)
+    with pytest.raises(errors.ResourceExhausted, match="no more threads"), joined:
+        pass
+    monkeypatch.undo()
+    begun = Work([])
+    begun.go.set()
+    with flights.joined("key", "me", lambda: begun, check) as flight:
+        assert flight.result == "done"
+
+
 def test_all_who_wait_get_the_result_of_one(flights):
     log = []
     work = Work(log)

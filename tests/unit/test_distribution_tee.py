@@ -105,6 +105,16 @@ def test_waiting_ends_when_nobody_wants_it():
         reader.read_at(1, 10)
 
 
+def test_who_downloads_does_not_hear_that_the_reader_is_not_wanted_any_more():
+    def check():
+        raise errors.Canceled("nobody")
+
+    tee = made(check=check)
+    reading(tee)
+    for _ in range(40):
+        tee.put(bytes(1 << 20))
+
+
 def test_the_reader_hears_of_a_failure_after_what_came_before():
     tee = made()
     tee.put(b"abc")

@@ -6,11 +6,13 @@ import pytest
 
 from plugin_sdk import errors, mounts, oci, platforms, snapshots, transfer
 from plugin_sdk.conformance import layers
-from plugin_sdk.distribution import graph, pulling, unpacking
+from plugin_sdk.distribution import downloading, graph, pulling, sharing, unpacking
 from plugin_sdk.distribution.job import Job
+from plugin_sdk.distribution.progress import Tracker
+from plugin_sdk.distribution.tee import Tee
 from plugin_sdk.layer_context import LayerContext
 from tests import kernels
-from tests.fake_registry import told
+from tests.fake_registry import CHUNK, told
 from tests.kernels import NAME
 
 pytestmark = pytest.mark.root
@@ -145,6 +147,79 @@ def test_without_single_pass_layers_are_unpacked_from_the_store(rig):
     assert set(rig.snapshots()) == set(image.chains)
     events = [step.event for step in rig.steps if step.name == graph.ref(image.layers[0])]
     assert events[-1] == "extracted"
+
+
+class Download:
+    """As another's download that fails after its first bytes were read, and then one's own, which is too late."""
+
+    def __init__(self, data):
+        self._data = data
+        self.read = threading.Event()
+
+    def obtain(self, view, of, check, tee):
+        if tee is not None:
+            tee.take(True)
+            tee.put(self._data[:1000])
+            assert self.read.wait(60)
+            tee.end(errors.Unavailable("gone"))
+        with view.content.writer(graph.ref(of), of.size, of.digest) as writer:
+            writer.write(self._data)
+            writer.commit(of.size, of.digest, {})
+
+    def is_fresh(self, of):
+        return True
+
+
+def test_a_layer_whose_download_failed_midway_is_unpacked_anew(rig):
+    image = rig.image(count=1)
+    layer, where = image.layers[0], []
+    download = Download(rig.registry.blobs[layer.digest])
+
+    def make(view):
+        def apply(of, mounts, content, **more):
+            where.append(mounts[0].source)
+            if len(where) > 1:
+                return view.differ().apply(of, mounts, content, **more)
+            with content.reader(of.digest) as reader:
+                assert len(reader.read_at(0, 1 << 20)) == 1000
+                download.read.set()
+                reader.read_at(1000, 1 << 20)
+            raise AssertionError("the reader has not heard of the failure")
+
+        return Instead(view.differ(), apply=apply)
+
+    job = Job(with_differ(rig.kernel, make), rig.namespace)
+    manifest = oci.parse_manifest(rig.registry.blobs[image.root.digest])
+    source = unpacking.Source(NAME, image.root.digest, manifest, image.diff_ids)
+    unpacker = unpacking.Unpacker(job, rig.settings, download, Tracker(job, NAME, ""))
+    with job.leased() as view:
+        assert unpacker.unpack(view, source, "overlayfs", lambda: None) == image.chains[-1]
+    assert len(set(where)) == 2
+
+
+@pytest.mark.parametrize("ends", ["it fails", "another was faster"])
+def test_what_went_through_a_tee_counts_only_when_its_download_was_verified(rig, ends):
+    of = rig.image(count=1).layers[0]
+    data = rig.registry.blobs[of.digest]
+    tee = Tee(of, lambda: None)
+
+    def before(of, offset):
+        if offset != CHUNK:
+            return
+        if ends == "it fails":
+            raise errors.Unavailable("gone")
+        with rig.view.content.writer("another", of.size, of.digest) as writer:
+            writer.write(data)
+            writer.commit(of.size, of.digest, {"containerd.io/gc.root": "test"})
+
+    rig.registry.before_chunk = before
+    download = downloading.Download(rig.job(), of, {}, rig.registry.connect(NAME))
+    download.attach(tee)
+    flight = sharing.Flight(download, "me")
+    flight.run()
+    flight.end()
+    assert isinstance(flight.failure, errors.Unavailable) == (ends == "it fails")
+    assert tee.voided
 
 
 def test_what_the_differ_says_names_image_and_layer(rig):

@@ -138,6 +138,11 @@ def test_the_tables_of_a_cri_plugin_are_a_warning(load: Callable[[str], config.L
     ("wrong", "named"),
     [
         (Config(max_concurrent_downloads=0), "max_concurrent_downloads"),
+        (Config(concurrent_layer_fetch_buffer=-1), "concurrent_layer_fetch_buffer must not be negative"),
+        (Config(concurrent_layer_fetch_buffer=(8 << 20) + 1), "concurrent_layer_fetch_buffer must be at most 8388608"),
+        (Config(upload_chunk=-1), "upload_chunk must not be negative"),
+        (Config(rate_window=0), "rate_window must be at least 1"),
+        (Config(manifest_limit=0), "manifest_limit must be at least 1"),
         (Config(unpack_config=(Unpacks("lin ux/amd64", "native"),)), "lin ux"),
         (Config(auth={"a.example": Auth("robot", file="/nowhere/at/all")}), "a.example.*/nowhere/at/all"),
     ],
