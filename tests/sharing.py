@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 ALONE = "tests/integration"
 BESIDE = {
     "test_api.py",
+    "test_archives_export.py",
+    "test_archives_import.py",
     "test_bad_input.py",
     "test_btrfs_under_containerd.py",
+    "test_command_completion.py",
+    "test_command_images.py",
+    "test_command_run.py",
     "test_compat.py",
     "test_containerd_as_plugin.py",
     "test_ctr_containers.py",

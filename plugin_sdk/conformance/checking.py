@@ -127,6 +127,8 @@ def run(
     session = _Session(target, only, begin, tell)
     chosen = [f"{_MODULE}::{_CLASSES[type]}" for type in target.types]
     with _alone(), _namespace(target), _interruptible(session):
+        for name in ("CI", "BUILD_NUMBER"):  # with them pytest explains long differences in full, which takes hours
+            os.environ.pop(name, None)
         code = pytest.main([*_OPTIONS, f"--rootdir={_MODULE.parent}", *chosen], plugins=[session])
     if session.interrupted or (code == pytest.ExitCode.INTERRUPTED and not session.ended):
         raise KeyboardInterrupt
