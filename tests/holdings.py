@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import corten
+from plugin_sdk import errors
 from tests import sides, trees
 
 Snapshots = dict[str, tuple[str, str, dict[str, str]]]
@@ -81,7 +82,9 @@ def forget(side: sides.Side, namespace: str) -> None:
         while parents:
             leaves = parents.keys() - set(parents.values())
             for name in leaves:
-                view.snapshotter().remove(name)
+                with contextlib.suppress(errors.NotFound):  # containerd collects meanwhile
+                    view.snapshotter().remove(name)
                 del parents[name]
         for info in list(view.content.walk()):
-            view.content.delete(info.digest)
+            with contextlib.suppress(errors.NotFound):
+                view.content.delete(info.digest)
