@@ -82,6 +82,7 @@ class Store:
         self._lock = threading.Lock()
         self._unfinished: set[int] = set()  # ids whose directory may be there and whose row is not yet
         self._unwanted: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._sweeping = threading.Lock()  # so that what another thread destroys is gone too when ``clean`` returns
         self._destroying = threading.Thread(target=self._destroy_unwanted, name="snapshot-leftovers", daemon=True)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folders.mkdir(mode=0o700, exist_ok=True)
@@ -313,13 +314,15 @@ class Store:
             return folder
 
     def _destroy_retired(self) -> None:
-        for folder in self._folders.glob(f"{REMOVED}*"):
-            self._destroy_quietly(folder)
+        with self._sweeping:
+            for folder in self._folders.glob(f"{REMOVED}*"):
+                self._destroy_quietly(folder)
 
     def _destroy_unwanted(self) -> None:
         self._destroy_retired()
         for folder in iter(self._unwanted.get, None):
-            self._destroy_quietly(folder)
+            with self._sweeping:
+                self._destroy_quietly(folder)
 
     def _destroy_quietly(self, folder: Path) -> None:
         """The snapshot is gone already; what cannot be removed now is left to ``clean``."""

@@ -83,7 +83,8 @@ class Snapshotter(snapshot_store.Snapshotter):
                     ioctl.destroy(beside, left[-1])
                 except OSError as err:
                     if err.errno == errno.ENOTEMPTY:
-                        left += _pull_out(beside, left[-1])
+                        with contextlib.suppress(FileNotFoundError):  # somebody else destroys it too
+                            _pull_out(beside, left[-1], left)
                         continue
                     if err.errno != errno.ENOENT:
                         raise
@@ -148,10 +149,10 @@ def _check(root: Path) -> int:
         os.close(fd)
 
 
-def _pull_out(beside: int, name: str) -> list[str]:
-    """Moves the subvolumes within the one of that ``name`` beside it; answers their new names. A container may have
-    made them, and have made them read-only."""
-    found = []
+def _pull_out(beside: int, name: str, found: list[str]) -> None:
+    """Moves the subvolumes within the one of that ``name`` beside it; adds their new names to ``found``. A container
+    may have made them, and have made them read-only."""
+    before = len(found)
     with _opened(name, beside) as outer:
         _make_writable(outer)
         for nested in ioctl.nested(outer, ioctl.subvolume(outer).id):
@@ -159,13 +160,13 @@ def _pull_out(beside: int, name: str) -> list[str]:
             try:
                 with _opened(nested.name, folder) as inner:
                     _make_writable(inner)
-                found.append(f"{snapshot_store.REMOVED}{secrets.token_hex(8)}")
-                os.rename(nested.name, found[-1], src_dir_fd=folder, dst_dir_fd=beside)
+                moved = f"{snapshot_store.REMOVED}{secrets.token_hex(8)}"
+                os.rename(nested.name, moved, src_dir_fd=folder, dst_dir_fd=beside)
+                found.append(moved)
             finally:
                 os.close(folder)
-    if not found:
+    if len(found) == before:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
-    return found
 
 
 def _make_writable(subvolume: int) -> None:

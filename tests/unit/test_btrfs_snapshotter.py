@@ -223,6 +223,16 @@ def test_subvolumes_within_at_a_path_too_long_go_with_the_snapshot(snapshotter: 
     assert subvolumes(root) == set()
 
 
+def test_what_another_thread_is_destroying_is_gone_when_a_cleanup_returns(snapshotter: Snapshotter, root: Path) -> None:
+    for number in range(20):
+        key = _prepared(snapshotter, f"key-{number}")
+        for name in range(4):
+            subvolume(subvolume(folder_of(snapshotter, key), str(name)), "below")
+        snapshotter.commit(f"layer-{number}", key)
+        snapshotter.cleanup()
+        assert subvolumes(root) == {folder_of(snapshotter, f"layer-{it}").name for it in range(number + 1)}
+
+
 def test_many_levels_of_subvolumes_go_with_the_snapshot(snapshotter: Snapshotter, root: Path) -> None:
     fd = os.open(folder_of(snapshotter, _prepared(snapshotter, "key")), os.O_RDONLY)
     for _ in range(300):
