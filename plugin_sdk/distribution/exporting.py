@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from plugin_sdk import content, errors, hashing, images, oci, platforms, tar_headers, tars, transfer
-from plugin_sdk.distribution import graph, references, stored
+from plugin_sdk.distribution import graph, references, sentences, stored
 from plugin_sdk.distribution.archive import layout
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.oci import Descriptor
@@ -81,12 +81,13 @@ class _Plan:
         if not graph.has_children(target.media_type):
             raise errors.InvalidArgument(f"{name}: {target.media_type[:100]!r} is neither an index nor a manifest")
         choice = graph.Choice() if self._stream.all_platforms else self._wanted
-        survey = graph.survey(target, lambda all: [stored.read(self._store, of, name) for of in all], choice, name)
-        for node in survey.nodes:
-            if self._stream.skip_non_distributable and graph.is_foreign(node.descriptor.media_type):
-                continue
-            stored.require(self._store, node.descriptor, name)
-            self._blobs[node.descriptor.digest] = node.descriptor
+        with sentences.about(name):
+            survey = graph.survey(target, lambda wanted: [stored.read(self._store, of) for of in wanted], choice, name)
+            for node in survey.nodes:
+                if self._stream.skip_non_distributable and graph.is_foreign(node.descriptor.media_type):
+                    continue
+                stored.require(self._store, node.descriptor)
+                self._blobs[node.descriptor.digest] = node.descriptor
         annotations = {**target.annotations, **self._sources(target.digest)}
         self._entries.append(replace(target, annotations=layout.named(name, annotations)))
         for best in self._best(survey):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from plugin_sdk import daemon, errors, oci, tars, transfer
-from plugin_sdk.distribution import graph, pulling, stored
+from plugin_sdk.distribution import graph, pulling, sentences, stored
 from plugin_sdk.distribution.archive import archives, layout, naming, saved
 from plugin_sdk.distribution.archive.intake import Intake
 from plugin_sdk.distribution.job import Job
@@ -124,12 +124,12 @@ def _check(image: Descriptor, intake: Intake, choice: graph.Choice) -> None:
     name = _called(image)
     if not graph.has_children(image.media_type):
         raise errors.InvalidArgument(f"{name}: {image.media_type[:100]!r} is neither an index nor a manifest")
-    survey = graph.survey(image, lambda several: [stored.read(intake.store, of, name) for of in several], choice, name)
-    for node in survey.nodes:
-        if graph.is_foreign(node.descriptor.media_type):
-            continue
-        stored.require(intake.store, node.descriptor, name)
-        intake.label(node.descriptor.digest, node.labels)
+    with sentences.about(name):
+        survey = graph.survey(image, lambda several: [stored.read(intake.store, of) for of in several], choice, name)
+        for node in survey.nodes:
+            if not graph.is_foreign(node.descriptor.media_type):
+                stored.require(intake.store, node.descriptor)
+                intake.label(node.descriptor.digest, node.labels)
 
 
 def _called(image: Descriptor) -> str:

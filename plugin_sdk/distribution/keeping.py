@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from plugin_sdk import content, daemon, errors, identifiers
-from plugin_sdk.distribution import graph, stored
+from plugin_sdk.distribution import graph
 from plugin_sdk.oci import Descriptor
 
 SOURCE_LABEL = "containerd.io/distribution.source."
@@ -18,25 +18,6 @@ def source_label(host: str, path: str) -> dict[str, str]:
     """Tells that a blob came from this repository. The host is without its port, and an address without brackets."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return {SOURCE_LABEL + name: path}
-
-
-def exists(store: content.Store, digest: str) -> bool:
-    try:
-        store.info(digest)
-    except errors.NotFound:
-        return False
-    return True
-
-
-def read(store: content.Store, of: Descriptor) -> bytes:
-    """A whole index, manifest or config. Raises NotFound, InvalidArgument for one of another size than its descriptor
-    says, ResourceExhausted for one that is too large."""
-    with store.reader(of.digest) as reader:
-        if reader.size != of.size:
-            raise errors.InvalidArgument(f"blob {of.digest} has {reader.size} bytes, its descriptor says {of.size}")
-        if of.size > stored.JSON:
-            raise errors.ResourceExhausted(f"blob {of.digest} has {of.size} bytes, more than {stored.JSON}")
-        return reader.read_at(0, reader.size)
 
 
 def hold(view: daemon.View, of: Descriptor, labels: Mapping[str, str]) -> bool:

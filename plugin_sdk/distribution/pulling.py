@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from plugin_sdk import daemon, errors, images, oci, transfer
-from plugin_sdk.distribution import downloading, graph, keeping, sentences, sharing, unpacking
+from plugin_sdk.distribution import downloading, graph, keeping, sentences, sharing, stored, unpacking
 from plugin_sdk.distribution.crew import Crew
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.distribution.progress import DOWNLOADING, Tracker
@@ -136,7 +136,7 @@ class _Pull:
 
     def _read(self, of: Descriptor, check: Check) -> bytes:
         with contextlib.suppress(errors.NotFound):
-            return keeping.read(self._view.content, of)
+            return stored.read(self._view.content, of)
         key = ("read", id(self._job.daemon), of.digest)
         flights = self._settings.shared.flights
         joined = flights.joined(key, self._owner, lambda: _Reading(self._connect, of), check)
@@ -146,7 +146,7 @@ class _Pull:
 
     def _keep(self, of: Descriptor, data: bytes, labels: Mapping[str, str], check: Check) -> None:
         labels = {**labels, **self._labels}
-        if keeping.exists(self._view.content, of.digest) and keeping.hold(self._view, of, labels):
+        if stored.exists(self._view.content, of.digest) and keeping.hold(self._view, of, labels):
             self._tracker.exists(of)
             return
         keeping.put(self._view, of, data, labels, check)
@@ -166,7 +166,7 @@ class _Pull:
 
     def take(self, view: daemon.View, of: Descriptor) -> bool:
         """Whether the blob was there."""
-        there = keeping.exists(view.content, of.digest) and keeping.hold(view, of, self._labels)
+        there = stored.exists(view.content, of.digest) and keeping.hold(view, of, self._labels)
         if there:
             self._tracker.exists(of)
         return there

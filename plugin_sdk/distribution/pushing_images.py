@@ -83,14 +83,14 @@ class _Push:
                 crew.queue(functools.partial(work, node))
 
     def _read_all(self, wanted: Sequence[Descriptor]) -> list[bytes | None]:
-        return [keeping.read(self._store, of) if keeping.exists(self._store, of.digest) else None for of in wanted]
+        return [stored.find(self._store, of) for of in wanted]
 
     def _blob(self, node: graph.Node) -> None:
         of = node.descriptor
-        if not keeping.exists(self._store, of.digest):
+        if not stored.exists(self._store, of.digest):
             self._missing(of)
             return
-        stored.require(self._store, of, self._name)
+        stored.require(self._store, of)
         sent = functools.partial(self._tracker.moved, of)
         outcome = self._repository.push_blob(of, functools.partial(self._bytes, of), self._sources(node), sent)
         self._tracker.complete(of) if outcome == "uploaded" else self._tracker.exists(of)
@@ -108,7 +108,7 @@ class _Push:
         ((key, _),) = keeping.source_label(reference.host, reference.path).items()
         found: set[str] = set()
         for of in (node.descriptor, *node.parents):
-            if keeping.exists(self._store, of.digest):
+            if stored.exists(self._store, of.digest):
                 found |= set(self._store.info(of.digest).labels.get(key, "").split(","))
         return sorted(found - {"", reference.path}, key=lambda path: (-_common(path, reference.path), path))
 

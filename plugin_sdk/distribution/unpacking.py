@@ -8,6 +8,7 @@ digest, and the tar the config's diff ID.
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import threading
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from plugin_sdk import content, daemon, errors, oci, platforms, snapshots, transfer
-from plugin_sdk.distribution import graph, keeping, sentences, sharing
+from plugin_sdk.distribution import graph, keeping, sentences, sharing, stored
 from plugin_sdk.distribution.crew import Crew
 from plugin_sdk.distribution.job import Job
 from plugin_sdk.distribution.progress import Tracker
@@ -381,17 +382,11 @@ def unpack(
 
 def stored_images(store: content.Store, target: Descriptor, reference: str) -> list[Image]:
     """Those of an index whose manifests and configs are in the store; artifacts are left out."""
-
-    def read(wanted: Sequence[Descriptor]) -> list[bytes | None]:
-        return [keeping.read(store, of) if keeping.exists(store, of.digest) else None for of in wanted]
-
-    if not keeping.exists(store, target.digest):
-        raise errors.NotFound(f"{reference}: {target.digest} is not in the content store")
-    found = graph.survey(target, read, graph.Choice(), reference)
+    find = functools.partial(stored.find, store)
     with sentences.about(reference):
-        return images(
-            found, lambda config: keeping.read(store, config) if keeping.exists(store, config.digest) else None
-        )
+        stored.require(store, target)
+        found = graph.survey(target, lambda wanted: list(map(find, wanted)), graph.Choice(), reference)
+        return images(found, find)
 
 
 def images(found: graph.Survey, read: Callable[[Descriptor], bytes | None]) -> list[Image]:

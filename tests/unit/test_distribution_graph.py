@@ -6,7 +6,7 @@ import json
 import pytest
 
 from plugin_sdk import errors, oci, platforms
-from plugin_sdk.distribution import graph, keeping, stored
+from plugin_sdk.distribution import graph, stored
 
 AMD64, ARM64, I386 = (platforms.Platform("linux", name) for name in ("amd64", "arm64", "386"))
 NAME = "registry.example/app:1"
@@ -266,4 +266,4 @@ class Stored:
 )
 def test_a_document_of_a_wrong_size_is_not_read(size, told_size, kind, why):
     with pytest.raises(kind, match=f"sha256:1 .*{why}"):
-        keeping.read(Stored(size), oci.Descriptor(oci.MANIFEST, "sha256:1", told_size))
+        stored.read(Stored(size), oci.Descriptor(oci.MANIFEST, "sha256:1", told_size))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plugin_sdk import errors, oci, platforms
-from plugin_sdk.distribution import references, stored
+from plugin_sdk.distribution import references, sentences, stored
 from plugin_sdk.distribution.archive import layout
 from plugin_sdk.distribution.archive.intake import Intake
 from plugin_sdk.oci import Descriptor
@@ -56,7 +56,8 @@ def make_index(data: bytes, find: Callable[[str], Descriptor], intake: Intake, *
             "layers": [layout.entry(layer) for layer in layers],
         }
         manifest = intake.put(layout.encode(document), oci.DOCKER_MANIFEST)
-        platform = _platform(stored.read(intake.store, config, saved.config))
+        with sentences.about(saved.config):
+            platform = _platform(stored.read(intake.store, config))
         entries += [layout.entry(of, platform) for of in _called(manifest, saved.names)]
     return layout.index(entries)
 
