@@ -272,7 +272,7 @@ class Writer:
             self._outcome(lambda tx: content_rows.reopen(tx, self._store, *_key(row)))
             raise
         else:
-            self._outcome(lambda tx: content_rows.finish_commit(tx, *_key(row)))
+            self._outcome(lambda tx: content_rows.finish_commit(tx, *_key(row)), synced=False)
 
     def _begin_commit(self, digest: str, labels: Mapping[str, str]) -> sqlite3.Row:
         size = self.status().offset
@@ -321,8 +321,9 @@ class Writer:
         if error is not None:
             self._end(error)
 
-    def _outcome(self, change: Callable[[Transaction], None]) -> None:
-        self._backends.database.write(change)
+    def _outcome(self, change: Callable[[Transaction], None], *, synced: bool = True) -> None:
+        """Not ``synced`` where settling would come to the same after a power cut."""
+        self._backends.database.write(change, synced=synced)
         self._unsettled = False
 
     # --- parts

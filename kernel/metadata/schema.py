@@ -3,7 +3,7 @@
 ::
 
     namespaces 1───* images      name → descriptor            graves   what a plugin still has to remove
-               1───* containers  what to run                  seq      one row: the last number given out
+               1───* containers  what to run                  seq      one row: the last number that may be given out
                1───* leases      what holds other objects     meta     name → value
                1───* blobs       digests visible here        homes    where the plugin has a digest
                1───* ingests     writes in progress

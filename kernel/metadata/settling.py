@@ -27,10 +27,6 @@ _COMMITS = "SELECT 1 FROM ingests WHERE state = 'committing' AND namespace = ? A
 def calls_ended(backends: Backends, kind: str, id: str) -> None:
     """The plugin has begun anew, so no call of before can take effect any more: what it does not have is not there."""
     backends.database.write(lambda tx: graves.settle_uncertain(tx, kind, id))
-    if kind == plugin.SNAPSHOTTER:
-        for row in _unsettled(backends, id):
-            if row["state"] == snapshot_rows.CREATING:
-                _settle_snapshot(backends, row, uncertain=False)
 
 
 def settle(backends: Backends, kind: str, id: str) -> int:
@@ -47,7 +43,7 @@ def _unsettled(backends: Backends, id: str) -> list[sqlite3.Row]:
     return [row for row in rows if row["state"] != snapshot_rows.COMMITTING or row["kind"] == Kind.COMMITTED]
 
 
-def _settle_snapshot(backends: Backends, row: sqlite3.Row, *, uncertain: bool = True) -> bool:
+def _settle_snapshot(backends: Backends, row: sqlite3.Row) -> bool:
     place = Place(row["namespace"], row["snapshotter"])
     names = {place.claim(name) for name in (row["name"], row["source"]) if name}
     if not backends.claims.take(*names):
@@ -57,7 +53,9 @@ def _settle_snapshot(backends: Backends, row: sqlite3.Row, *, uncertain: bool = 
             now = snapshot_rows.find(cursor, place, row["name"])
         if now is None or now["backend"] != row["backend"]:
             return True
-        return _settle_claimed(backends, place, now, uncertain)
+        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, impatient(place.namespace)) as made:
+            _settle_claimed(backends, made, place, now)
+        return True
     except (errors.Error, OSError) as err:
         log.warning("snapshot %r of %s is not settled: %s", row["name"], place.snapshotter, err)
         return False
@@ -65,18 +63,36 @@ def _settle_snapshot(backends: Backends, row: sqlite3.Row, *, uncertain: bool = 
         backends.claims.drop(*names)
 
 
-def _settle_claimed(backends: Backends, place: Place, row: sqlite3.Row, uncertain: bool) -> bool:
-    name = row["name"]
+def _settle_claimed(backends: Backends, made: Any, place: Place, row: sqlite3.Row) -> None:
     if row["state"] == snapshot_rows.CREATING:
-        backends.database.write(lambda tx: snapshot_rows.abandon(tx, place, name, uncertain=uncertain))
+        _repeat_prepare(backends, made, place, row)
     elif row["state"] == snapshot_rows.COMMITTING:
-        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, impatient(place.namespace)) as made:
-            _repeat_commit(backends, made, place, row)
+        _repeat_commit(backends, made, place, row)
     elif row["unpushed"]:
-        with backends.use(plugin.SNAPSHOTTER, place.snapshotter, impatient(place.namespace)) as made:
-            push(made, row)
-        backends.database.write(lambda tx: snapshot_rows.pushed(tx, place, name))
-    return True
+        push(made, row)
+        backends.database.write(lambda tx: snapshot_rows.pushed(tx, place, row["name"]))
+
+
+def _repeat_prepare(backends: Backends, made: Any, place: Place, row: sqlite3.Row) -> None:
+    """Of a prepare or view: it may have been answered before a power cut. Raises what leaves it open."""
+    name, backend = row["name"], row["backend"]
+    make = made.view if row["kind"] == Kind.VIEW else made.prepare
+    with backends.database.read() as cursor:
+        parent = snapshot_rows.find(cursor, place, row["parent"])
+    try:
+        make(backend, parent["backend"] if parent else "", snapshot_rows.inherited(fields.load(row["labels"])))
+        there = True
+    except OUTCOME_UNKNOWN:
+        raise
+    except (*UNCLEAR, errors.AlreadyExists):  # the latter may also tell of the snapshot that a target label names
+        there = has_snapshot(made, backend)
+    except errors.Error:
+        there = False
+    if there:
+        backends.database.write(lambda tx: snapshot_rows.finish_prepare(tx, place, name, backend))
+        return
+    late = backends.registry.is_remote(plugin.SNAPSHOTTER, place.snapshotter)
+    backends.database.write(lambda tx: snapshot_rows.abandon(tx, place, name, uncertain=late))
 
 
 def _repeat_commit(backends: Backends, made: Any, place: Place, row: sqlite3.Row) -> None:

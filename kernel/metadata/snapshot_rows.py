@@ -219,7 +219,7 @@ def set_labels(tx: Transaction, place: Place, row: sqlite3.Row, labels: Mapping[
         "WHERE namespace = ? AND snapshotter = ? AND name = ?",
         (fields.dump(labels), bool(push), tx.now, *_key(place, row["name"])),
     )
-    _link(tx, place, row["name"], row["parent"], labels)
+    edges.replace(tx, place.namespace, place.node(row["name"]), _edges(place, row["name"], row["parent"], labels))
     return bool(push)
 
 
@@ -282,11 +282,7 @@ def _insert(
             *(tx.now, tx.now, tx.number),
         ),
     )
-    _link(tx, place, name, parent, labels)
-
-
-def _link(tx: Transaction, place: Place, name: str, parent: str, labels: Mapping[str, str]) -> None:
-    edges.replace(tx, place.namespace, place.node(name), _edges(place, name, parent, labels))
+    edges.write(tx, place.namespace, place.node(name), _edges(place, name, parent, labels))
 
 
 def _edges(place: Place, name: str, parent: str, labels: Mapping[str, str]) -> Iterable[edges.Edge]:

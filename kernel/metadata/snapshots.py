@@ -110,7 +110,7 @@ class Snapshots:
             )
             with named(call.backend, key):
                 mounts = self._ask_to_make(change.plugin, kind, key, call, labels)
-            self._database.write(lambda tx: snapshot_rows.finish_prepare(tx, self._place, key, call.backend))
+            self._finish(lambda tx: snapshot_rows.finish_prepare(tx, self._place, key, call.backend))
             change.unsettled = False
             return mounts
 
@@ -156,7 +156,7 @@ class Snapshots:
         except errors.Error:
             self._database.write(lambda tx: snapshot_rows.refuse_commit(tx, self._place, name))
             raise
-        self._database.write(lambda tx: snapshot_rows.finish_commit(tx, self._place, name))
+        self._finish(lambda tx: snapshot_rows.finish_commit(tx, self._place, name))
 
     def _await_commit(self, key: str) -> sqlite3.Row:
         with self._claimed(key):
@@ -182,9 +182,13 @@ class Snapshots:
             labels = fields.load(before["labels"])
             self._database.write(lambda tx: snapshot_rows.set_labels(tx, self._place, before, labels))
             raise
-        self._database.write(lambda tx: snapshot_rows.pushed(tx, self._place, name))
+        self._finish(lambda tx: snapshot_rows.pushed(tx, self._place, name))
 
     # --- parts
+
+    def _finish(self, change: Callable[[Transaction], None]) -> None:
+        """The intent is durable and the plugin has answered: after a power cut settling comes to the same outcome."""
+        self._database.write(change, synced=False)
 
     def _row(self, key: str) -> sqlite3.Row:
         with self._database.read() as cursor:

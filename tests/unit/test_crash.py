@@ -2,13 +2,15 @@
 
 A schedule is: an operation, how the plugin answers it, the step at which the daemon dies, whether the plugin dies with
 it, after how many calls a late effect comes, and the step of settling at which the daemon dies again. After each the
-database file is copied as it lies there, opened by a new daemon and settled; then the client tries again.
+database file is copied as it lies there, opened by a new daemon and settled; then the client tries again. After a power
+cut only what was synced of it is copied.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,13 +39,22 @@ PLUGINS = ((plugin.CONTENT, "content"), (plugin.SNAPSHOTTER, "s"))
 
 
 class SteppedDatabase(Database):
-    steps: Steps
+    """``durable`` bytes of its log survive a power cut: here it is never shortened."""
 
-    def write(self, change: Callable[[Transaction], object]) -> object:
+    steps: Steps
+    durable: int
+
+    @property
+    def log(self) -> Path:
+        return Path(f"{self.path}-wal")
+
+    def write(self, change: Callable[[Transaction], object], *, synced: bool = True) -> object:
         """As the real one, in the caller's thread: there is nobody to share a commit with, and it is faster."""
         self.steps("before write")
-        job = _Job(change)
+        job = _Job(change, synced)
         self._commit([job])
+        if synced:
+            self.durable = self.log.stat().st_size
         if job.error is not None:
             raise job.error
         self.steps("after write")
@@ -58,7 +69,7 @@ class World:
     store: scripted.Store
     snapshotter: scripted.Snapshotter
     lives: int = 0
-    database: Database | None = None
+    database: SteppedDatabase | None = None
     metadata: Metadata | None = None
     made: dict[str, tuple[dict[str, Info], dict[str, bytes]]] = field(default_factory=dict)
 
@@ -77,27 +88,29 @@ class World:
             shutil.copyfile(f"{template}{suffix}", f"{self.folder / str(self.lives + 1)}.db{suffix}")
         return self.start(steps)
 
-    def start(self, steps: Steps) -> View:
-        """A new daemon on what the last one has left in its files."""
-        self.stop(copy_to=self.folder / f"{self.lives + 1}.db")
+    def start(self, steps: Steps, *, power_cut: bool = False) -> View:
+        """A new daemon on what the last one has left in its files, or what a power cut has left of that."""
+        self.stop(copy_to=self.folder / f"{self.lives + 1}.db", power_cut=power_cut)
         self.lives += 1
         file = self.folder / f"{self.lives}.db"
         database = SteppedDatabase.__new__(SteppedDatabase)
         database.steps = steps
         database.__init__(file)  # type: ignore[misc]
+        database.durable = database.log.stat().st_size
         self.store.steps = self.snapshotter.steps = steps
         self.database = database
         self.metadata = Metadata(database, FixedRegistry(self.store, s=self.snapshotter), background=False)
         return self.metadata.view(Scope(NAMESPACE, LEASE))
 
-    def stop(self, copy_to: Path | None = None) -> None:
+    def stop(self, copy_to: Path | None = None, *, power_cut: bool = False) -> None:
         if self.database is None:
             return
         if copy_to is not None:
-            for suffix in ("", "-wal"):
-                source = Path(f"{self.database.path}{suffix}")
-                if source.exists():
-                    shutil.copyfile(source, f"{copy_to}{suffix}")
+            log = Path(f"{copy_to}-wal")
+            shutil.copyfile(self.database.path, copy_to)
+            shutil.copyfile(self.database.log, log)
+            if power_cut:
+                os.truncate(log, self.database.durable)
         self.database.close()
         self.database = None
 
@@ -269,27 +282,31 @@ class Schedule:
     kill: int | None
     again: int | None
     plugin_dies: bool
+    power_cut: bool
+    """Of the plugin all is synced that it has done, as its contract wants."""
     delay: int
 
 
-def schedules() -> Iterator[tuple[str, bool, int]]:
-    for mode, plugin_dies in itertools.product(scripted.MODES, (False, True)):
-        if plugin_dies and mode in ("refused", "unclear", "unclear but done"):
+def schedules() -> Iterator[tuple[str, bool, bool, int]]:
+    ends = (False, False), (True, False), (True, True)
+    for mode, (plugin_dies, power_cut) in itertools.product(scripted.MODES, ends):
+        if plugin_dies and not power_cut and mode in ("refused", "unclear", "unclear but done"):
             continue  # what was answered does not come later
         for delay in (1, 4, NEVER) if mode in ("late", "killed") and not plugin_dies else (NEVER,):
-            yield mode, plugin_dies, delay
+            yield mode, plugin_dies, power_cut, delay
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_a_kill_at_any_step_leaves_nothing_dangling_orphaned_or_lost(operation: Operation, world: World) -> None:
-    for mode, plugin_dies, delay in schedules():
+    for mode, plugin_dies, power_cut, delay in schedules():
         for kill in itertools.count(1):
-            taken, settling = play(world, operation, Schedule(mode, kill, None, plugin_dies, delay))
+            taken, settling = play(world, operation, Schedule(mode, kill, None, plugin_dies, power_cut, delay))
             if kill > taken:
                 break
             # a second kill while settling, at another of its steps each time
             if settling:
-                play(world, operation, Schedule(mode, kill, 1 + kill % settling, plugin_dies, delay))
+                again = 1 + kill % settling
+                play(world, operation, Schedule(mode, kill, again, plugin_dies, power_cut, delay))
 
 
 def play(world: World, operation: Operation, schedule: Schedule) -> tuple[int, int]:
@@ -320,12 +337,12 @@ def _play(world: World, operation: Operation, schedule: Schedule) -> tuple[int, 
     if schedule.plugin_dies:
         world.plugins_restart()
     steps = Steps(schedule.again)
-    begin_life(world, steps, schedule.plugin_dies)
+    begin_life(world, steps, schedule)
     second, steps.last = len(steps.taken), None
     if schedule.again is not None:
         check(world, settled=False)
         world.store._open.clear()
-        begin_life(world, Steps(), schedule.plugin_dies)
+        begin_life(world, Steps(), schedule)
     check(world, settled=False)
     view = world.metadata.view(Scope(NAMESPACE, LEASE))  # type: ignore[union-attr]
     if outcome in (None, operation.done):
@@ -346,12 +363,12 @@ def attempt(view: View, operation: Operation) -> type[BaseException] | None:
     return None
 
 
-def begin_life(world: World, steps: Steps, plugin_dies: bool) -> None:
+def begin_life(world: World, steps: Steps, schedule: Schedule) -> None:
     try:
-        world.start(steps)
+        world.start(steps, power_cut=schedule.power_cut)
         assert world.metadata is not None
         for kind, id in PLUGINS:
-            world.metadata.plugin_ready(kind, id, restarted=plugin_dies)
+            world.metadata.plugin_ready(kind, id, restarted=schedule.plugin_dies)
         world.settle()
         world.settle()
     except Kill:

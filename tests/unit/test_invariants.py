@@ -184,12 +184,12 @@ def test_4_all_that_must_survive_a_sweep_is_told_by_edges(daemon: Daemon) -> Non
 def test_4_what_is_made_or_held_later_is_born_later(daemon: Daemon) -> None:
     view = daemon.view()
     layer(view, "layer")
-    seen = daemon.column("SELECT value FROM seq")[0]
+    seen = daemon.database.write(lambda tx: tx.number)
     view.leases.create("lease")
     view.leases.add_resource("lease", Resource("layer", "snapshots/s"))
     view.snapshotter("s").prepare("key", "layer")
     assert all(born > seen for born in daemon.column("SELECT born FROM edges"))  # type: ignore[operator]
-    later = daemon.column("SELECT value FROM seq")[0]
+    later = daemon.database.write(lambda tx: tx.number)
     view.leases.add_resource("lease", Resource("layer", "snapshots/s"))
     held = daemon.column("SELECT born FROM edges WHERE target = 'snapshots/s layer' AND cause = 'lease'")
     assert held[0] > later  # type: ignore[operator]

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from kernel.metadata import schema
 from kernel.metadata.database import CHECKPOINT, LOG_SIZE, Database, Transaction, forbid_transaction
 from plugin_sdk import errors, events
+
+FULL = 2  # https://sqlite.org/pragma.html#pragma_synchronous
 
 
 @pytest.fixture
@@ -94,6 +97,23 @@ def test_what_is_queued_shares_one_commit(path: Path) -> None:
         thread.join()
     database.close()
     assert [len(batch) for batch in published] == [5]
+
+
+def test_only_a_commit_with_something_to_wait_for_is_synced(database: Database) -> None:
+    def syncs(tx: Transaction) -> bool:
+        return tx.one("PRAGMA synchronous")[0] == FULL
+
+    assert database.write(syncs)
+    assert not database.write(syncs, synced=False)
+    assert database.write(syncs)
+    gate, begun = threading.Event(), threading.Event()
+    with futures.ThreadPoolExecutor(3) as pool:
+        pool.submit(database.write, lambda tx: begun.set() or (gate.wait() and None))
+        assert begun.wait(60)
+        both = [pool.submit(database.write, syncs, synced=synced) for synced in (False, True)]
+        time.sleep(0.05)
+        gate.set()
+        assert all(done.result() for done in both)
 
 
 def test_who_writes_alone_does_it_in_its_own_thread(database: Database) -> None:

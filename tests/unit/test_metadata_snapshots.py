@@ -254,6 +254,50 @@ def test_an_uncertain_grave_is_kept_until_the_plugin_has_begun_anew(
     assert reap(metadata) == 0
 
 
+def cut_off(snapshots: Snapshots, made: scripted.Snapshotter, **labels: str) -> None:
+    """A prepare in whose middle the daemon has ended."""
+    made.modes["prepare"] = ["killed"]
+    with pytest.raises(scripted.Kill):
+        snapshots.prepare("key", labels=labels)
+    made.restart()
+
+
+def test_a_prepare_that_was_cut_off_is_made_again(
+    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter, published: list[Envelope]
+) -> None:
+    cut_off(snapshots, made)
+    with pytest.raises(errors.Unavailable, match="not settled yet"):
+        snapshots.prepare("key")
+    made.modes["prepare"] = ["late"]
+    assert reap(metadata) == 1
+    with pytest.raises(errors.NotFound):
+        snapshots.stat("key")
+    assert reap(metadata) == 0
+    assert snapshots.stat("key").kind is Kind.ACTIVE
+    assert [event.topic for event in published] == ["/snapshot/prepare"]
+
+
+@pytest.mark.parametrize("mode", ["refused", "unclear"])
+def test_a_prepare_that_was_cut_off_and_is_refused_leaves_nothing(
+    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter, mode: str
+) -> None:
+    cut_off(snapshots, made)
+    made.modes["prepare"] = [mode]
+    assert reap(metadata) == 0
+    assert rows(metadata, "SELECT 1 FROM snapshots") == []
+    snapshots.prepare("key")
+
+
+def test_a_refused_prepare_of_a_plugin_elsewhere_may_still_take_effect(
+    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter
+) -> None:
+    metadata.backends.registry.remote = True  # type: ignore[attr-defined]
+    cut_off(snapshots, made)
+    made.modes["prepare"] = ["refused"]
+    assert reap(metadata) == 1
+    assert rows(metadata, "SELECT uncertain FROM graves") == [(1,)]
+
+
 def test_our_own_calls_carry_the_namespace(snapshots: Snapshots, metadata: Metadata) -> None:
     snapshots.prepare("key")
     snapshots.remove("key")
