@@ -303,9 +303,13 @@ class Registry:
         slot = self._slots.get(f"{kind}.{id}")
         return slot is not None and slot.is_ok
 
+    def knows(self, kind: str, id: str) -> bool:
+        """Whether such a plugin can be named; one in a process of its own also while that is away."""
+        slot = self._slots.get(f"{kind}.{id}")
+        return slot is not None and slot.made is not None
+
     def ids(self, kind: str) -> list[str]:
-        """Of the plugins of this kind that can be named, in the order of loading. One in a process of its own is among
-        them also while that is away."""
+        """Of the plugins of this kind that can be named, in the order of loading."""
         with self._changed:
             registrations = [slot.registration for slot in self._slots.values() if slot.made is not None]
         return [registration.id for registration in registrations if registration.kind == kind]

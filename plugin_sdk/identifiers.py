@@ -7,6 +7,7 @@ identifiers. Every function here answers None or raises InvalidArgument.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -26,6 +27,7 @@ _HEX = re.compile(r"[0-9a-f]+")
 _SHOWN = 10
 
 
+@functools.lru_cache(1024)  # each call names its namespace
 def validate(identifier: str) -> None:
     if not identifier:
         raise errors.InvalidArgument("identifier must not be empty")

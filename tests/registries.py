@@ -36,5 +36,8 @@ class FixedRegistry:
     def is_remote(self, kind: str, id: str) -> bool:
         return self.remote
 
+    def knows(self, kind: str, id: str) -> bool:
+        return (kind, id) in self.made
+
     def ids(self, kind: str) -> list[str]:
         return [id for other, id in self.made if other == kind]

@@ -143,7 +143,7 @@ class View:
         return self._metadata.transfer(self._scope)
 
     def snapshotter(self, name: str) -> Snapshots:
-        if name not in self._metadata.backends.registry.ids(plugin.SNAPSHOTTER):
+        if not self._metadata.backends.registry.knows(plugin.SNAPSHOTTER, name):
             raise errors.InvalidArgument(f"snapshotter not loaded: {name}")
         return Snapshots(self._metadata.backends, self._scope, name)
 

@@ -4,7 +4,6 @@ deadline, threads, errors, log."""
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,12 +29,6 @@ class Lane(Protocol):
         ...
 
 
-@functools.lru_cache(1024)
-def _valid(namespace: str) -> str:
-    identifiers.validate(namespace)
-    return namespace
-
-
 class Edge:
     """``lane`` answers the threads by name, "" for those of the metadata. ``check_lease`` raises NotFound when the
     lease of the scope does not exist; it may block, and runs before the first work of a call."""
@@ -58,7 +51,7 @@ class Edge:
         namespace, InvalidArgument for a malformed one."""
         namespace = headers.get(rpc.NAMESPACE, "")
         if namespace:
-            _valid(namespace)
+            identifiers.validate(namespace)
         elif namespaced:
             raise errors.FailedPrecondition("namespace is required")
         deadline = None if remaining is None else time.monotonic() + remaining
