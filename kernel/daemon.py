@@ -270,7 +270,9 @@ Load = Callable[[], config.Loaded]
 def run(load: Load, loaded: config.Loaded, workers: Workers) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP, or an edit, lets ``load`` read the configuration again. Raises
     FailedPrecondition, with the reason, when it cannot start."""
-    asyncio.run(_run(load, loaded, workers))
+    from plugin_sdk.wire import event_loop
+
+    event_loop.run(_run(load, loaded, workers))
 
 
 async def _run(load: Load, loaded: config.Loaded, workers: Workers) -> None:

@@ -50,8 +50,8 @@ from plugin_sdk.place import Place, Tls
 from plugin_sdk.wire import address as address_
 from plugin_sdk.wire import content as wire_content
 from plugin_sdk.wire import diff as wire_diff
+from plugin_sdk.wire import event_loop, health, rpc
 from plugin_sdk.wire import handshake as wire_handshake
-from plugin_sdk.wire import health, rpc
 from plugin_sdk.wire import snapshots as wire_snapshots
 from plugin_sdk.wire.http2.server import Server
 
@@ -208,7 +208,7 @@ def serve(
         if differ is not None:
             found = stack.enter_context(_Content(content_address))
             served.append(_Served(plugin.DIFFER, wire_diff.Servicer(lambda call: (differ, found.of(call)))))
-        asyncio.run(_run(place, served, description or handshake.Description()))
+        event_loop.run(_run(place, served, description or handshake.Description()))
 
 
 def _close(made: Any) -> None:
