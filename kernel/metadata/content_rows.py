@@ -192,8 +192,7 @@ def delete(tx: Transaction, store: str, namespace: str, digest: str) -> None:
         raise no_blob(digest)
     tx.execute("DELETE FROM blobs WHERE namespace = ? AND digest = ?", (namespace, digest))
     node = edges.node("content", digest)
-    edges.forget(tx, namespace, node)
-    edges.release(tx, namespace, node)
+    edges.end(tx, namespace, node)
     _bury_unnamed(tx, store, digest)
     tx.announce(namespace, "/content/delete", content_pb2.ContentDelete(digest=digest))
 
@@ -290,8 +289,7 @@ def _bury_ingest(tx: Transaction, store: str, row: sqlite3.Row) -> None:
 def _forget_ingest(tx: Transaction, row: sqlite3.Row) -> None:
     node = edges.node("ingests", row["ref"])
     tx.execute("DELETE FROM ingests WHERE namespace = ? AND ref = ?", _key(row))
-    edges.forget(tx, row["namespace"], node)
-    edges.release(tx, row["namespace"], node)
+    edges.end(tx, row["namespace"], node)
 
 
 def _insert_blob(

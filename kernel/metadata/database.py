@@ -27,7 +27,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -95,6 +95,10 @@ class Transaction:
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         return self._cursor.execute(sql, parameters)
+
+    def each(self, sql: str, parameters: Iterable[Sequence[object]]) -> None:
+        """Once with each."""
+        self._cursor.executemany(sql, parameters)
 
     def one(self, sql: str, parameters: Sequence[object] = ()) -> Any:
         """The first row, or None."""

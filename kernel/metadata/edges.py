@@ -47,12 +47,14 @@ def node(type: str, id: str) -> str:
 
 
 def write(tx: Transaction, namespace: str, owner: str, edges: Iterable[Edge]) -> None:
-    for edge in edges:
-        tx.execute(
-            "INSERT INTO edges VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET flat = excluded.flat, expires = excluded.expires, born = excluded.born",
-            (namespace, owner, edge.source, edge.target, edge.cause, edge.flat, edge.expires, tx.number),
-        )
+    tx.each(
+        "INSERT INTO edges VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET flat = excluded.flat, expires = excluded.expires, born = excluded.born",
+        [
+            (namespace, owner, edge.source, edge.target, edge.cause, edge.flat, edge.expires, tx.number)
+            for edge in edges
+        ],
+    )
 
 
 def forget(tx: Transaction, namespace: str, owner: str) -> None:
@@ -117,9 +119,10 @@ def hold_if_there(tx: Transaction, namespace: str, lease_id: str, target: str) -
         hold(tx, namespace, lease_id, target)
 
 
-def release(tx: Transaction, namespace: str, target: str) -> None:
-    """Takes an object that has gone out of all leases."""
-    tx.execute("DELETE FROM edges WHERE namespace = ? AND target = ? AND cause = 'lease'", (namespace, target))
+def end(tx: Transaction, namespace: str, node: str) -> None:
+    """Of an object that has gone: removes the edges that its row has caused, and takes it out of all leases."""
+    forget(tx, namespace, node)
+    tx.execute("DELETE FROM edges WHERE namespace = ? AND target = ? AND cause = 'lease'", (namespace, node))
 
 
 def _lease_exists(tx: Transaction, namespace: str, lease_id: str) -> bool:

@@ -85,8 +85,7 @@ class Images:
                 raise _not_found(name)
             tx.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (self._namespace, name))
             node = edges.node("images", name)
-            edges.forget(tx, self._namespace, node)
-            edges.release(tx, self._namespace, node)
+            edges.end(tx, self._namespace, node)
             event = image_pb2.ImageDelete(name=name)
             tx.emit(self._namespace, "/images/delete", f"{_TYPE}ImageDelete", event.SerializeToString())
 

@@ -194,15 +194,15 @@ def lose_commit(tx: Transaction, place: Place, name: str) -> None:
 
 def remove(tx: Transaction, place: Place, key: str) -> None:
     row = _settled(get(tx, place, key))
-    child = tx.one(
-        "SELECT 1 FROM snapshots WHERE namespace = ? AND snapshotter = ? AND parent = ?",
-        (place.namespace, place.snapshotter, key),
+    has_child, is_shared = tx.one(
+        "SELECT EXISTS (SELECT 1 FROM snapshots WHERE namespace = ?1 AND snapshotter = ?2 AND parent = ?3), "
+        "EXISTS (SELECT 1 FROM snapshots WHERE snapshotter = ?2 AND backend = ?4 AND (namespace, name) <> (?1, ?3))",
+        (*_key(place, key), row["backend"]),
     )
-    if child is not None:
+    if has_child:
         raise errors.FailedPrecondition("cannot remove snapshot with child")
     _delete(tx, place, key)
-    backend = (place.snapshotter, row["backend"])
-    if tx.one("SELECT 1 FROM snapshots WHERE snapshotter = ? AND backend = ?", backend) is None:
+    if not is_shared:
         graves.dig(tx, graves.SNAPSHOTS, place.snapshotter, place.namespace, row["backend"])
     event = snapshot_pb2.SnapshotRemove(key=key, snapshotter=place.snapshotter)
     tx.announce(place.namespace, "/snapshot/remove", event)
@@ -314,5 +314,4 @@ def _set_state(tx: Transaction, place: Place, name: str, state: str) -> None:
 
 def _delete(tx: Transaction, place: Place, name: str) -> None:
     tx.execute("DELETE FROM snapshots WHERE namespace = ? AND snapshotter = ? AND name = ?", _key(place, name))
-    edges.forget(tx, place.namespace, place.node(name))
-    edges.release(tx, place.namespace, place.node(name))
+    edges.end(tx, place.namespace, place.node(name))
