@@ -69,7 +69,7 @@ NOT_CHECKED = {
         ): "the word",
         "Answers credentials for a challenge; None when there are none.": "the word",
         "An image at its registry.": "the word",
-        "``headers`` are sent with each request to the registry.": "needs a registry: test_distribution_fetching",
+        "``headers`` are sent with each request to the registry.": "needs a registry: test_distribution_auth",
         "``host_dir`` is a folder of hosts.toml files that is used instead of the daemon's own.": (
             "needs a registry: test_registry_mirrors"
         ),

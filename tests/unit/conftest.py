@@ -1,3 +1,4 @@
+from tests.repositories import make, mirror, served
 from tests.serving import connect, serve, server_kind
 
-__all__ = ["connect", "serve", "server_kind"]
+__all__ = ["connect", "make", "mirror", "serve", "served", "server_kind"]

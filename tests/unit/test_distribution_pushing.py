@@ -22,12 +22,6 @@ SMALL = Descriptor(oci.CONFIG, oci.digest_of(b"{}"), 2)
 
 
 @pytest.fixture
-def served() -> Iterator[Registry]:
-    with scripted_registry.serve() as registry:
-        yield registry
-
-
-@pytest.fixture
 def make(served: Registry) -> Iterator[Callable[..., Repository]]:
     made: list[Registries] = []
 
