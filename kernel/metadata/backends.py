@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +14,8 @@ from kernel.metadata.claims import Claims
 from kernel.metadata.database import Database, forbid_transaction
 from plugin_sdk import errors, plugin
 from plugin_sdk.scope import Scope
+
+log = logging.getLogger(__name__)
 
 OUTCOME_UNKNOWN = (errors.Unavailable, errors.DeadlineExceeded, errors.Canceled)
 """No answer came: the call may have taken effect, or may still do so."""
@@ -43,7 +47,17 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Any:
         forbid_transaction(f"{self._what}: {name} is called")
-        return getattr(self._plugin, name)
+        return functools.partial(self._call, getattr(self._plugin, name))
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the contract does not know is a defect of the plugin; an answer it is nevertheless."""
+        try:
+            return method(*args, **kwargs)
+        except (errors.Error, OSError):
+            raise
+        except Exception as err:
+            log.exception("%s: %s has failed", self._what, method.__name__)
+            raise errors.Unknown(f"{type(err).__name__}: {err}") from err
 
 
 @dataclass(frozen=True, slots=True)

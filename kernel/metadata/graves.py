@@ -71,7 +71,7 @@ def attempt(backends: Backends, type: str, id: str, backend: str) -> bool:
 
 def _close(backends: Backends, row: sqlite3.Row) -> bool:
     error = _remove(backends, row)
-    backends.database.write(lambda tx: _record(tx, row["id"], error), synced=False)
+    backends.database.write(lambda tx: _record(tx, row["id"], error))
     return error is None
 
 

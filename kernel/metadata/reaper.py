@@ -97,6 +97,9 @@ class _Thread(threading.Thread):
         except errors.Error as err:
             log.warning("reaper of %s.%s: %s", self._kind, self._id, err)
             return 1
+        except Exception:  # a defect must not end the only one who removes
+            log.exception("reaper of %s.%s", self._kind, self._id)
+            return 1
 
     @staticmethod
     def _next_delay(left: int, delay: float | None) -> float | None:

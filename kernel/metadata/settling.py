@@ -14,6 +14,7 @@ from typing import Any
 
 from kernel.metadata import content_rows, fields, graves, snapshot_rows
 from kernel.metadata.backends import OUTCOME_UNKNOWN, UNCLEAR, Backends, impatient
+from kernel.metadata.database import Transaction
 from kernel.metadata.snapshot_rows import Place
 from plugin_sdk import errors, plugin
 from plugin_sdk.snapshots import Info, Kind
@@ -26,7 +27,18 @@ _COMMITS = "SELECT 1 FROM ingests WHERE state = 'committing' AND namespace = ? A
 
 def calls_ended(backends: Backends, kind: str, id: str) -> None:
     """The plugin has begun anew, so no call of before can take effect any more: what it does not have is not there."""
-    backends.database.write(lambda tx: graves.settle_uncertain(tx, kind, id))
+
+    def change(tx: Transaction) -> None:
+        graves.settle_uncertain(tx, kind, id)
+        tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"begun {kind}.{id}", str(tx.number)))
+
+    backends.database.write(change)
+
+
+def _begun(cursor: sqlite3.Cursor, kind: str, id: str) -> int:
+    """The number of the change with which the plugin began anew."""
+    row = cursor.execute("SELECT value FROM meta WHERE name = ?", (f"begun {kind}.{id}",)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def settle(backends: Backends, kind: str, id: str) -> int:
@@ -65,7 +77,7 @@ def _settle_snapshot(backends: Backends, row: sqlite3.Row) -> bool:
 
 def _settle_claimed(backends: Backends, made: Any, place: Place, row: sqlite3.Row) -> None:
     if row["state"] == snapshot_rows.CREATING:
-        _repeat_prepare(backends, made, place, row)
+        _look_for(backends, made, place, row)
     elif row["state"] == snapshot_rows.COMMITTING:
         _repeat_commit(backends, made, place, row)
     elif row["unpushed"]:
@@ -73,25 +85,15 @@ def _settle_claimed(backends: Backends, made: Any, place: Place, row: sqlite3.Ro
         backends.database.write(lambda tx: snapshot_rows.pushed(tx, place, row["name"]))
 
 
-def _repeat_prepare(backends: Backends, made: Any, place: Place, row: sqlite3.Row) -> None:
-    """Of a prepare or view: it may have been answered before a power cut. Raises what leaves it open."""
+def _look_for(backends: Backends, made: Any, place: Place, row: sqlite3.Row) -> None:
+    """A prepare or view: one that was answered before a power cut is there. One that is not was answered to nobody; it
+    may still take effect, unless the plugin has begun anew since."""
     name, backend = row["name"], row["backend"]
-    make = made.view if row["kind"] == Kind.VIEW else made.prepare
-    with backends.database.read() as cursor:
-        parent = snapshot_rows.find(cursor, place, row["parent"])
-    try:
-        make(backend, parent["backend"] if parent else "", snapshot_rows.inherited(fields.load(row["labels"])))
-        there = True
-    except OUTCOME_UNKNOWN:
-        raise
-    except (*UNCLEAR, errors.AlreadyExists):  # the latter may also tell of the snapshot that a target label names
-        there = has_snapshot(made, backend)
-    except errors.Error:
-        there = False
-    if there:
+    if has_snapshot(made, backend):
         backends.database.write(lambda tx: snapshot_rows.finish_prepare(tx, place, name, backend))
         return
-    late = backends.registry.is_remote(plugin.SNAPSHOTTER, place.snapshotter)
+    with backends.database.read() as cursor:
+        late = row["born"] > _begun(cursor, plugin.SNAPSHOTTER, place.snapshotter)
     backends.database.write(lambda tx: snapshot_rows.abandon(tx, place, name, uncertain=late))
 
 
@@ -167,12 +169,14 @@ def settle_commit(backends: Backends, made: Any, id: str, row: sqlite3.Row, *, a
 
     A commit that was not answered may still take effect, so it is repeated and not only looked for.
     """
-    there = _has_blob(made, row["digest"]) or (not answered and _repeat_content_commit(made, row))
+    found = _has_blob(made, row["digest"])
+    theirs = found and backends.registry.is_remote(plugin.CONTENT, id) and _goes_on(made, row)
+    there = found or (not answered and _repeat_content_commit(made, row))
     key = (row["namespace"], row["ref"], row["backend"])
     if there:
         with suppress(errors.NotFound):
             made.abort(row["backend"])
-        backends.database.write(lambda tx: content_rows.finish_commit(tx, *key))
+        backends.database.write(lambda tx: content_rows.finish_commit(tx, *key, ours=not theirs))
     else:
         backends.database.write(lambda tx: content_rows.reopen(tx, id, *key))
     return there
@@ -192,6 +196,15 @@ def _repeat_content_commit(made: Any, row: sqlite3.Row) -> bool:
 def _has_blob(made: Any, digest: str) -> bool:
     try:
         made.info(digest)
+    except errors.NotFound:
+        return False
+    return True
+
+
+def _goes_on(made: Any, row: sqlite3.Row) -> bool:
+    """Whether the ingest is still there: then a blob of its digest has come from somebody else."""
+    try:
+        made.status(row["backend"])
     except errors.NotFound:
         return False
     return True

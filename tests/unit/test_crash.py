@@ -288,7 +288,7 @@ class Schedule:
 
 
 def schedules() -> Iterator[tuple[str, bool, bool, int]]:
-    ends = (False, False), (True, False), (True, True)
+    ends = (False, False), (True, False), (True, True), (False, True)
     for mode, (plugin_dies, power_cut) in itertools.product(scripted.MODES, ends):
         if plugin_dies and not power_cut and mode in ("refused", "unclear", "unclear but done"):
             continue  # what was answered does not come later

@@ -112,6 +112,24 @@ def test_what_others_have_made_in_a_plugin_survives_our_removal(
     assert registry.stores["one"].blobs == {DIGEST: DATA}
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_who_has_made_what_a_cut_off_commit_finds_is_told_by_the_ingest(
+    metadata: Metadata, registry: Apart, ours: bool
+) -> None:
+    registry.remote = True
+    store, one = registry.stores["one"], metadata.view(Scope("one"))
+    store.modes["commit"] = ["lost" if ours else "late"]
+    store.delay = 1000
+    with pytest.raises(errors.Unavailable):
+        put(one)
+    store.restart()
+    store.blobs[DIGEST] = DATA
+    assert settle(metadata) == 0
+    one.content.delete(DIGEST)
+    assert settle(metadata) == 0
+    assert (DIGEST in store.blobs) is not ours
+
+
 def test_what_is_in_the_daemons_own_store_is_removed_whoever_made_it(metadata: Metadata, registry: Apart) -> None:
     registry.stores["one"].blobs[DIGEST] = DATA
     one = metadata.view(Scope("one"))

@@ -254,21 +254,22 @@ def test_an_uncertain_grave_is_kept_until_the_plugin_has_begun_anew(
     assert reap(metadata) == 0
 
 
-def cut_off(snapshots: Snapshots, made: scripted.Snapshotter, **labels: str) -> None:
+def cut_off(snapshots: Snapshots, made: scripted.Snapshotter, mode: str) -> None:
     """A prepare in whose middle the daemon has ended."""
-    made.modes["prepare"] = ["killed"]
+    made.modes["prepare"] = [mode]
+    made.steps = scripted.Steps(2)  # before the call, after it
     with pytest.raises(scripted.Kill):
-        snapshots.prepare("key", labels=labels)
-    made.restart()
-
-
-def test_a_prepare_that_was_cut_off_is_made_again(
-    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter, published: list[Envelope]
-) -> None:
-    cut_off(snapshots, made)
+        snapshots.prepare("key")
+    made.steps = scripted.Steps()
     with pytest.raises(errors.Unavailable, match="not settled yet"):
         snapshots.prepare("key")
-    made.modes["prepare"] = ["late"]
+
+
+def test_a_prepare_that_was_cut_off_and_is_there_is_finished(
+    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter, published: list[Envelope]
+) -> None:
+    cut_off(snapshots, made, "ok")
+    made.modes["stat"] = ["late"]
     assert reap(metadata) == 1
     with pytest.raises(errors.NotFound):
         snapshots.stat("key")
@@ -277,25 +278,42 @@ def test_a_prepare_that_was_cut_off_is_made_again(
     assert [event.topic for event in published] == ["/snapshot/prepare"]
 
 
-@pytest.mark.parametrize("mode", ["refused", "unclear"])
-def test_a_prepare_that_was_cut_off_and_is_refused_leaves_nothing(
-    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter, mode: str
+def test_a_prepare_that_was_cut_off_is_not_asked_for_again(
+    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter
 ) -> None:
-    cut_off(snapshots, made)
-    made.modes["prepare"] = [mode]
+    made.delay = 1000
+    cut_off(snapshots, made, "killed")
+    assert reap(metadata) == 1
+    assert rows(metadata, "SELECT uncertain FROM graves") == [(1,)]
+    made.land()
+    assert reap(metadata) == 0
+    assert made.snapshots == {}
+    assert [method for method, *_ in made.log].count("prepare") == 1
+
+
+def test_what_a_plugin_that_has_begun_anew_does_not_have_leaves_nothing(
+    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter
+) -> None:
+    cut_off(snapshots, made, "killed")
+    made.restart()
+    metadata.plugin_ready(plugin.SNAPSHOTTER, "s", restarted=True)
     assert reap(metadata) == 0
     assert rows(metadata, "SELECT 1 FROM snapshots") == []
     snapshots.prepare("key")
 
 
-def test_a_refused_prepare_of_a_plugin_elsewhere_may_still_take_effect(
-    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter
+def test_an_error_that_is_no_error_of_the_contract_leaves_nothing(
+    snapshots: Snapshots, metadata: Metadata, made: scripted.Snapshotter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metadata.backends.registry.remote = True  # type: ignore[attr-defined]
-    cut_off(snapshots, made)
-    made.modes["prepare"] = ["refused"]
-    assert reap(metadata) == 1
-    assert rows(metadata, "SELECT uncertain FROM graves") == [(1,)]
+    def prepare(*_: object) -> None:
+        raise ValueError("boom")
+
+    made.prepare = prepare  # type: ignore[method-assign, assignment]
+    with pytest.raises(errors.Unknown, match="ValueError: boom"):
+        snapshots.prepare("key")
+    assert "Traceback" in caplog.text
+    assert reap(metadata) == 0
+    assert rows(metadata, "SELECT 1 FROM snapshots") == []
 
 
 def test_our_own_calls_carry_the_namespace(snapshots: Snapshots, metadata: Metadata) -> None:
