@@ -143,7 +143,8 @@ class Loaded:
         disabled = set(self.config.disabled_plugins)
         sources = {of.name: source for source, of in registrations if of.name not in disabled}
         conflicts = (tables.conflict(spec, sources) for spec in self.proxies.specs.values())
-        return [*self.proxies.faults.values(), *filter(None, conflicts)]
+        lack = tables.lack(self.proxies.specs, sources)
+        return [*self.proxies.faults.values(), *filter(None, (*conflicts, lack))]
 
     def needs_restart(self, running: Loaded) -> list[str]:
         """What differs from the configuration that the daemon was started with, besides proxy plugins."""

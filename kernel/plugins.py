@@ -237,6 +237,7 @@ class Registry:
         if not self.ids(plugin.CONTENT):
             reasons = [slot.error for slot in self._slots.values() if slot.registration.kind == plugin.CONTENT]
             reasons += [f"{failure.source}: {failure.error}" for failure in self._failures]
+            reasons += [info.error for info in self._shown.values() if info.error]
             raise errors.FailedPrecondition("there is no content store: " + ("; ".join(reasons) or "none is enabled"))
 
     def _make(self, slot: _Slot) -> None:

@@ -75,7 +75,8 @@ class Document:
         except UnicodeDecodeError as err:
             raise errors.InvalidArgument(f"configuration file {path}: is not UTF-8 at byte {err.start}") from err
         except tomllib.TOMLDecodeError as err:
-            raise errors.InvalidArgument(_placed(path, str(err))) from err
+            said = str(err).replace("(at end of document)", f"(at line {len(text.splitlines())}, column 1)")
+            raise errors.InvalidArgument(_placed(path, said)) from err
         self._places |= {where: f"{path}:{line}" for where, line in _scan(text)}
         _merge(self.data, data)
         return data

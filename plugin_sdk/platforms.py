@@ -93,6 +93,13 @@ def _complete(text: str) -> Platform:
     raise errors.InvalidArgument(f'platform "{text}": unknown operating system or architecture')
 
 
+def require_known(platform: Platform) -> None:
+    """Raises InvalidArgument for a system or an architecture that nobody knows."""
+    known = platform.os in _SYSTEMS and platform.architecture in _ARCHITECTURES
+    if not known:
+        raise errors.InvalidArgument(f'platform "{platform}": unknown operating system or architecture')
+
+
 def matches(wanted: Platform, offered: Platform) -> bool:
     """Whether both are the same platform; versions and features of the system are not compared."""
     return _key(wanted) == _key(offered)

@@ -60,11 +60,17 @@ def ready(target: Target, name: str) -> None:
     Exit code 0 means that it is, 1 that it is not. A plugin's NAME is its kind and id, such as
     io.containerd.snapshotter.v1.overlayfs.
     """
+    from plugin_sdk import plugin
+
     with target.connect() as client:
         is_ready = client.health(name)
-        ailing = [] if is_ready else [info for info in client.plugins() if info.error and not info.skipped]
+        found = [] if is_ready else client.plugins()
     click.echo("ready" if is_ready else "not ready")
-    for info in ailing:
+    if found and not name and not any(info.kind == plugin.CONTENT for info in found):
+        command.say("there is no content store: plugins.toml enables none")
+    for info in found:
+        if not info.error or info.skipped:
+            continue
         if name in ("", f"{info.kind}.{info.id}"):
             command.say(f"{info.kind}.{info.id} is {_state(info)}")
     sys.exit(not is_ready)

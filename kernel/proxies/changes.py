@@ -164,6 +164,8 @@ class Proxies:
     # --- what cannot be
 
     def _conflict(self, spec: Spec) -> str:
+        if spec.socket and os.path.realpath(spec.socket) == os.path.realpath(self._address):
+            return spec.about("has the daemon's own address: it would call itself")
         return conflict(spec, self._registry.sources())
 
     def _show_fault(self, name: str, fault: str) -> None:

@@ -161,6 +161,15 @@ def check_socket(path: str, allow_others: bool) -> None:
     if others and not allow_others and _within_reach(Path(path)):
         mode = stat.filemode(status.st_mode)
         raise Refused(f'others may write to its socket "{path}" ({mode}): change that, or set allow_others = true')
+    if not allow_others and _may_be_replaced(Path(path), status.st_uid) and _within_reach(Path(path)):
+        text = f'its socket "{path}" belongs to user {status.st_uid}, in a directory where anybody may put one'
+        raise Refused(f"{text}: change that, or set allow_others = true")
+
+
+def _may_be_replaced(path: Path, owner: int) -> bool:
+    """Whether a stranger may have put the socket there: in a sticky directory it has its owner's name on it."""
+    mode = path.parent.stat().st_mode
+    return bool(mode & stat.S_IWOTH) and not (mode & stat.S_ISVTX and owner in (0, os.geteuid()))
 
 
 def _within_reach(path: Path) -> bool:

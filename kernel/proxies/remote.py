@@ -12,6 +12,7 @@ import contextlib
 import enum
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ _POLL = 0.02  # seconds between two looks for a socket of a program that starts
 _RETRY_LONGEST = 1.0  # seconds between attempts at a socket that somebody else serves
 _REFUSED_RETRY = 2.0  # seconds between looks at what was refused
 _COMPLAINTS, _COMPLAINTS_WINDOW = 20, 10.0  # wrong answers that are logged within so many seconds
+_DURATION = re.compile(r" after [\d.]+ s")  # in what is told of a program that ends: the same is told once
 _NO_DIGEST = "sha256:" + "0" * 64
 
 
@@ -465,7 +467,7 @@ class Remote:
             since = old.since if old.state is state else time.time_ns()
             self._status = Status(state, since, error, attempt, retry_at)
             self._changed.notify_all()
-        if old.state is not state or old.error != error:
+        if old.state is not state or _DURATION.sub("", old.error) != _DURATION.sub("", error):
             self._tell()
         self._around.changed()
 

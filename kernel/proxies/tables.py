@@ -126,6 +126,12 @@ def conflict(spec: Spec, sources: Mapping[str, str]) -> str:
     return ""
 
 
+def lack(specs: Mapping[str, Spec], sources: Mapping[str, str]) -> str:
+    """What the daemon could not start without; empty when all is there."""
+    kinds = {spec.kind for spec in specs.values()} | {name.rpartition(".")[0] for name in sources}
+    return "" if plugin.CONTENT in kinds else "there would be no content store"
+
+
 def _rivals(specs: Mapping[str, Spec]) -> Mapping[str, str]:
     """Those that would start a second program at an address, or be a second content store."""
     faults: dict[str, str] = {}
@@ -161,7 +167,7 @@ def _spec(document: toml.Document, name: str, table: Any) -> Spec:
     _check_tls(decoded, refuse)
     if decoded.platform:
         try:
-            platforms.parse(decoded.platform)
+            platforms.require_known(platforms.parse(decoded.platform))
         except errors.InvalidArgument as err:
             raise refuse("platform", f"has an unknown platform: {err.message}") from err
     if not all(decoded.command[:1]):

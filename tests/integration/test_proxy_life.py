@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from corten import cli
 from plugin_sdk import content, errors
 from plugin_sdk.api.services.content.v1 import content_pb2
 from plugin_sdk.scope import Scope
@@ -210,6 +212,8 @@ def test_an_open_writer_is_in_flight_and_its_ingest_is_resumed_when_the_store_is
     writer.write(DATA[HALF : HALF + 100])  # while it drains
     with pytest.raises(errors.Unavailable, match="no content store"):
         store.writer("another")
+    asked = CliRunner().invoke(cli.main, ["--address", keeper.daemon.address, "ready"])
+    assert (asked.exit_code, asked.stderr) == (1, "there is no content store: plugins.toml enables none\n")
     until(lambda: not os.path.exists(keeper.socket("shelf")))
     with pytest.raises(errors.Unavailable):
         writer.write(b"more")

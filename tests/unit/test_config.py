@@ -282,8 +282,9 @@ def test_an_unknown_type_is_told_with_line_and_nearest(write: Callable[..., Path
     )
 
 
-def test_an_unknown_platform_is_told_with_line(write: Callable[..., Path]) -> None:
-    path = write(PROXY.format("snapshot", "linux/amd64/v3/x"))
+@pytest.mark.parametrize("platform", ["linux/amd64/v3/x", "plan10/vax", "linux/vax"])
+def test_an_unknown_platform_is_told_with_line(write: Callable[..., Path], platform: str) -> None:
+    path = write(PROXY.format("snapshot", platform))
     assert fault(path).startswith(f"{path}:4: proxy plugin 'stars' has an unknown platform")
 
 
@@ -350,6 +351,19 @@ def test_what_a_built_in_is_already_is_found_before_the_daemon_starts(write: Cal
         f'disabled_plugins = ["{plugin.SNAPSHOTTER}.overlayfs"]\n' + table.format("overlayfs", "snapshot", "a")
     )
     assert config.load(path).proxy_faults(("built in", each) for each in REGISTRATIONS) == []
+
+
+def test_a_configuration_without_a_content_store_is_found_before_the_daemon_starts(write: Callable[..., Path]) -> None:
+    path = write(f'disabled_plugins = ["{plugin.CONTENT}.content"]\n')
+    found = config.load(path).proxy_faults(("built in", each) for each in REGISTRATIONS)
+    assert found == ["there would be no content store"]
+
+
+@pytest.mark.parametrize("text", ["xx = [1, \n", 'a = """abc\n'])
+def test_what_is_not_closed_is_told_with_a_line(write: Callable[..., Path], text: str) -> None:
+    path = write(f"level = 1\n{text}")
+    with pytest.raises(errors.InvalidArgument, match=f"{path}:2: "):
+        config.load(path)
 
 
 def test_sandbox_controllers_are_known_and_not_used(write: Callable[..., Path]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kernel import plugins
-from plugin_sdk import errors, plugin
+from plugin_sdk import daemon, errors, plugin
 
 
 class Thing:
@@ -209,6 +209,13 @@ def test_a_content_store_takes_the_place_of_a_disabled_one() -> None:
 def test_no_content_store_is_an_error() -> None:
     with pytest.raises(errors.FailedPrecondition, match="no content store"):
         load(disabled=[CONTENT.name])
+
+
+def test_a_faulty_table_of_a_content_store_is_told_when_there_is_none() -> None:
+    registry = plugins.Registry(context_of, platform="linux/amd64")
+    registry.show(daemon.PluginInfo("proxy_plugins", "shelf", error="plugins.toml:3: no such key", state="refused"))
+    with pytest.raises(errors.FailedPrecondition, match=r"plugins\.toml:3: no such key"):
+        registry.check()
 
 
 def test_a_required_plugin_that_is_missing_or_failed_stops_the_start() -> None:

@@ -127,6 +127,14 @@ def test_at_start_what_is_wrong_is_shown_and_the_rest_begun(
     )
 
 
+def test_the_daemons_own_address_is_none_for_a_plugin(proxies: Proxies, log: list[str]) -> None:
+    with pytest.raises(
+        errors.InvalidArgument, match=r"plugins\.toml:1: proxy plugin 'a': has the daemon's own address"
+    ):
+        proxies.change(tables(spec("a", address="/run/../run/c.sock")))
+    assert log == []
+
+
 def test_an_edit_adds_changes_and_removes(proxies: Proxies, registry: Registry, log: list[str]) -> None:
     same, soft, hard, gone = spec("same"), spec("soft"), spec("hard"), spec("gone", drain=Duration(3))
     proxies.begin(tables(same, soft, hard, gone))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -84,6 +85,19 @@ def test_a_socket_that_others_may_write_to_is_refused_unless_allowed(listen: Lis
 def test_a_socket_in_a_closed_directory_is_used_whatever_its_mode(listen: Listen, folder: Path) -> None:
     (folder / "closed").mkdir(mode=0o700)
     links.check_socket(listen(0o666, name="closed/s.sock"), False)
+
+
+@pytest.mark.parametrize(("mode", "owner", "fine"), [(0o777, 0, False), (0o1777, 0, True), (0o1777, 1000, False)])
+def test_a_socket_that_a_stranger_may_have_put_there_is_refused_unless_allowed(
+    listen: Listen, folder: Path, mode: int, owner: int, fine: bool
+) -> None:
+    (folder / "everybodys").mkdir()
+    (folder / "everybodys").chmod(mode)
+    path = listen(name="everybodys/s.sock")
+    os.chown(path, owner, 0)
+    links.check_socket(path, True)
+    with contextlib.nullcontext() if fine else pytest.raises(Refused, match=rf"belongs to user {owner}, .*anybody"):
+        links.check_socket(path, False)
 
 
 # --- processes
