@@ -99,6 +99,9 @@ class Repository:
         self.registry.blobs[of.digest] = self.registry.elsewhere.pop(of.digest)
         return True
 
+    def rejected(self, of):
+        return ["registry.example"]
+
     # --- push
 
     def has(self, of):

@@ -21,6 +21,8 @@ class Fetcher(Protocol):
 
     def reject(self, of: Descriptor) -> bool: ...
 
+    def rejected(self, of: Descriptor) -> list[str]: ...
+
 
 class Download:
     """Implements ``sharing.Work``; tells bytes that are there. The bytes go through the tees that were attached before
@@ -105,7 +107,8 @@ class Download:
             return False
         with contextlib.suppress(errors.NotFound):
             view.content.abort(graph.ref(of))
-        raise errors.DataLoss(f"what came for {of.digest} has another digest: {damage.message}")
+        hosts = ", ".join(fetcher.rejected(of)) or "earlier"
+        raise errors.DataLoss(f"what came for {of.digest} from {hosts} has another digest: {damage.message}")
 
     def _copy(self, writer: content.Writer, offset: int, flight: sharing.Flight, fetcher: Fetcher) -> None:
         tees = self._begin(offset == 0)

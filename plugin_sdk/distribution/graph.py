@@ -152,7 +152,7 @@ def survey(root: Descriptor, read: Read, choice: Choice, name: str) -> Survey:
         raise errors.InvalidArgument(f"{name}: manifests of schema 1 are not supported")
     found = _visit(root, read, choice, name)
     top = found[root.digest]
-    if oci.is_index(root.media_type) and top.labels and not top.children:
+    if oci.is_index(root.media_type) and not top.children and (top.labels or choice.platforms):
         wanted = ", ".join(map(str, choice.platforms))
         raise errors.NotFound(f"{name}: no match for platform {wanted} in the index {root.digest}")
     return Survey(root, tuple(_ordered(root, found, name)))

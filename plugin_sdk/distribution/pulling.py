@@ -217,6 +217,7 @@ class _Layers:
     ) -> None:
         self._view = view
         self._blobs = blobs
+        self._tracker = tracker
         self._crew = crew
         self._unpacker = unpacking.Unpacker(job, settings, blobs, tracker)
         self._begun: set[str] = set()
@@ -236,7 +237,8 @@ class _Layers:
         self._unpacker.unpack(self._view, source, snapshotter, self._crew.check, needed)
         for number, layer in enumerate(layers):
             if number < first:
-                self._blobs.take(self._view, layer)
+                if not self._blobs.take(self._view, layer):
+                    self._tracker.exists(layer)  # in its snapshot, and nobody needs its blob
             else:
                 self._blobs.obtain(self._view, layer, self._crew.check, None)
 

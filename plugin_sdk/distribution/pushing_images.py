@@ -48,6 +48,8 @@ def push(
     target = view.images.get(image.name).target
     with Tracker(job, image.name, UPLOADING) as tracker:
         repository = connect(tracker.check)
+        if repository.reference.digest not in ("", target.digest):
+            raise errors.InvalidArgument(f"{repository.reference}: the digest of {image.name} is {target.digest}")
         place = f"OCI Registry ({repository.reference})"
         tracker.say(f"Pushing to {place}")
         tracker.say("pushing content", image.name, target)

@@ -237,6 +237,10 @@ class Repository:
         """
         return self._hosts.reject(of.digest)
 
+    def rejected(self, of: Descriptor) -> list[str]:
+        """The hosts of which that is known."""
+        return self._hosts.rejected(of.digest)
+
     # -- pushing
 
     def push_blob(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -76,11 +77,24 @@ class Session:
     def _serve(self, kind: str, work: Callable[[streaming.ProxyStream, _Thread], None]) -> str:
         stream = self._streams.open(kind)
         self._open.append(stream)
-        thread = _Thread(stream, work)
+        thread = _Thread(stream, functools.partial(self._finish, work))
         if kind in ("progress", "export"):  # of these the last messages count
             self._waited.append(thread)
         thread.start()
         return stream.id
+
+    def _finish(
+        self, work: Callable[[streaming.ProxyStream, _Thread], None], stream: streaming.ProxyStream, thread: _Thread
+    ) -> None:
+        """Does a stream's work; who calls is told of what is neither an error of the call nor of its own code."""
+        try:
+            work(stream, thread)
+        except (errors.Error, _Failed):
+            raise
+        except BaseException as err:
+            self._failure = self._failure or err
+            self._scope.cancel()
+            raise _Failed from err
 
     def _ours(self, work: Callable[..., object], *args: object) -> object:
         """Runs what the caller has given us."""

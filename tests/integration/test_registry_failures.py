@@ -95,7 +95,7 @@ def test_a_stalled_connection_is_left(view: Client, proxy: registry_proxy.Proxy,
 
 def test_corrupt_bytes_are_data_loss(view: Client, proxy: registry_proxy.Proxy, image: registry_images.Image) -> None:
     proxy.on(layer_of(image), registry_faults.corrupt(SIZE // 2))
-    err = failing(view, proxy.reference("failures/image:1"), layer_of(image))
+    err = failing(view, proxy.reference("failures/image:1"), layer_of(image), f"from {proxy.host} ")
     assert isinstance(err, errors.DataLoss)
     proxy.rules.clear()
     pulls.pull(view, proxy.reference("failures/image:1"))

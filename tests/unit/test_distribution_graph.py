@@ -125,6 +125,12 @@ def test_an_index_without_anything_wanted_is_not_found(blobs):
         survey(blobs, root, platforms=[AMD64])
 
 
+def test_an_empty_index_has_nothing_for_a_platform(blobs):
+    with pytest.raises(errors.NotFound, match=f"{NAME}: no match for platform linux/amd64"):
+        survey(blobs, blobs.index(), platforms=[AMD64])
+    assert survey(blobs, blobs.index()).manifests == []
+
+
 def test_children_come_before_their_parents_and_each_blob_once(blobs):
     shared = blobs.manifest("shared")
     root = blobs.index((blobs.index((shared, None)), None), (shared, None))

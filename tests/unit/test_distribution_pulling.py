@@ -268,6 +268,7 @@ def test_wrong_bytes_are_data_loss_and_leave_nothing(rig, fault, unpacks):
     assert NAME in failed.value.message
     assert not rig.snapshots()
     if fault == "other":
+        assert "from registry.example has another digest" in failed.value.message
         assert graph.ref(layer) not in rig.ingests()
     rig.registry.blobs[layer.digest] = data
     rig.pull(unpacks=unpacks)
@@ -402,7 +403,11 @@ def test_layers_below_the_first_that_is_needed_are_not_fetched(rig):
         rig.view.content.delete(of.digest)
     storage.remove(image.chains[2])
     rig.registry.log.clear()
+    rig.steps.clear()
     rig.pull(unpacks=UNPACK)
+    last = {step.name: (step.event, step.progress, step.total) for step in rig.steps if step.descriptor in image.layers}
+    assert {event for event, *_ in last.values()} == {"already exists", "extracted"}
+    assert all(progress == total for _, progress, total in last.values())
     assert [digest for what, digest, _ in rig.registry.log if what == "fetch"] == [image.layers[2].digest]
     assert set(rig.snapshots()) == set(image.chains)
 

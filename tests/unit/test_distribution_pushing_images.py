@@ -54,6 +54,15 @@ def test_a_push_sends_all_blobs_the_root_last_and_tags_it(rig, target):
     assert target.tags == {"2": image.root}
 
 
+def test_a_reference_with_another_digest_is_refused(rig, target):
+    image = rig.image(tag="1")
+    rig.pull()
+    with pytest.raises(errors.InvalidArgument, match=f"the digest of {NAME} is {image.root.digest}"):
+        push(rig, target, f"other.example/b@sha256:{'0' * 64}")
+    assert not target.uploaded
+    push(rig, target, f"other.example/b@{image.root.digest}")
+
+
 def test_an_index_is_sent_after_its_manifests(rig, target):
     mine, other, index = indexed(rig)
     rig.pull()

@@ -312,6 +312,13 @@ def test_a_file_that_cannot_be_read_ends_the_call(proxy, transferrer):
         proxy.transfer(transfer.ImportStream(Broken()), STORE)
 
 
+@pytest.mark.parametrize("make", [bytes, lambda: io.StringIO("text")], ids=["bytes", "text"])
+def test_what_is_no_file_of_bytes_ends_the_call(proxy, transferrer, make):
+    transferrer.does = lambda source, destination, progress: source.file.read(1)
+    with pytest.raises((AttributeError, TypeError)):
+        proxy.transfer(transfer.ImportStream(make()), STORE)
+
+
 def test_a_file_that_cannot_be_written_ends_the_call(proxy, transferrer):
     transferrer.does = lambda source, destination, progress: destination.file.write(bytes(20 << 20))
     with pytest.raises(OSError, match="full"):

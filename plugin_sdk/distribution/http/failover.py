@@ -143,3 +143,8 @@ class Hosts:
                 return False  # those that were left have not got it
             rejected |= served
             return any("pull" in host.host.capabilities and host.name not in rejected for host in self._found)
+
+    def rejected(self, digest: str) -> list[str]:
+        """The hosts that have served ``digest`` wrong."""
+        with self._lock:
+            return sorted(self._rejected.get(digest, ()))
