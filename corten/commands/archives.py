@@ -112,17 +112,46 @@ def export(
 
 @contextlib.contextmanager
 def _output(path: Path | None) -> Iterator[BinaryIO]:
-    """A file appears when it is whole."""
+    """A file appears when it is whole; what is there and is no file, as a FIFO or a device, is written to."""
     if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with _standard_output() as file:
+            yield file
         return
+    try:
+        whole = not path.exists() or path.is_file()
+        with _replacing(Path(os.path.realpath(path))) if whole else path.open("wb") as file:
+            yield file
+    except OSError as err:
+        raise Failure(f"{path} cannot be written: {err.strerror}") from err
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             yield file
         part.replace(path)
-    except OSError as err:
-        raise Failure(f"{path} cannot be written: {err.strerror}") from err
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[BinaryIO]:
+    """Who does not read on ends the command in silence."""
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as err:
+        _forget_output()
+        raise Failure(f"the archive cannot be written: {err.strerror}") from err
+
+
+def _forget_output() -> None:
+    """What is left in the buffer goes nowhere: Python would try to write it once more at its end, and complain."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

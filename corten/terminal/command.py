@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, TypeVar
@@ -17,6 +18,9 @@ from corten.terminal.target import COMPLETING
 
 SIGNALED = 128
 """An exit code above it says by which signal a process ended."""
+
+_NAME = re.compile("[A-Za-z][A-Za-z-]*")
+"""What a command can be called, mistyped or not."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,12 +80,23 @@ def first_sentence(of: click.Command) -> str:
 
 
 class Listing(Group):
-    """Does its command ``ls`` when it is given none."""
+    """Does its command ``ls`` when it is given none, but options or a filter that cannot be the name of a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing and (not args or args[0] not in (*self.commands, "-h", "--help")):
+        if not ctx.resilient_parsing and (not args or not (args[0] in ("-h", "--help") or _NAME.fullmatch(args[0]))):
             args = ["ls", *args]
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as err:
+            if not any(param.name == "filters" for param in self.commands["ls"].params):
+                raise
+            line = f"{ctx.command_path} ls {args[0]}"
+            raise click.UsageError(f"{err.format_message()} Filters are given to ls: `{line}`.", ctx) from err
 
 
 class Main(click.Group):

@@ -44,7 +44,7 @@ class Access:
             headers=self.headers,
             host_dir=self.hosts_dir,
             scheme="http" if self.plain_http else "",
-            ask=_Asking(self.user, shown) if self.user else _kept,
+            ask=_Asking(self.user, shown) if self.user else _Kept(shown),
         )
 
 
@@ -65,12 +65,26 @@ class _Asking:
         return transfer.Credentials(self._name, self._secret)
 
 
-def _kept(challenge: transfer.Challenge) -> transfer.Credentials | None:
-    from plugin_sdk.distribution.http import credentials
+class _Kept:
+    """Answers with what ``docker login`` has kept. Of a broken file or helper it tells once, and has nothing."""
 
-    with contextlib.suppress(errors.Error):  # of a broken file or helper; `corten config check` tells
-        return credentials.Sources({}, "", _HELPER).find(challenge.host)
-    return None
+    def __init__(self, shown: progress_bars.Shown) -> None:
+        self._shown = shown
+        self._told: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, challenge: transfer.Challenge) -> transfer.Credentials | None:
+        from plugin_sdk.distribution.http import credentials
+
+        try:
+            return credentials.Sources({}, "", _HELPER).find(challenge.host)
+        except errors.Error as err:
+            with self._lock:
+                if err.message not in self._told:
+                    self._told.add(err.message)
+                    with self._shown.paused():
+                        command.say(f"What `docker login` has kept is not used: {err.message}")
+        return None
 
 
 def _typed(prompt: str) -> str:

@@ -95,7 +95,7 @@ class Bars:
         if not step.name or not _wants_bar(step):
             return
         if step.name not in self._bars:
-            self._bars[step.name] = self._progress.add_task(title(step), state="")
+            self._bars[step.name] = self._progress.add_task(title(step), total=None, state="")
         self._progress.update(
             self._bars[step.name],
             total=float(step.total) if step.total else None,
@@ -111,7 +111,8 @@ def _rate() -> ProgressColumn:
 
     class Rate(progress.ProgressColumn):
         def render(self, task: progress.Task) -> Text:
-            speed = task.finished_speed or task.speed or task.completed / (task.elapsed or 1)
+            taken = task.elapsed if task.finished_time is None else task.finished_time
+            speed = task.finished_speed or task.speed or task.completed / (taken or 1)
             return Text(f"{tables.size(speed)}/s")
 
     return Rate()

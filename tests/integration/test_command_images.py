@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -58,6 +59,21 @@ def test_what_is_exported_is_imported_under_one_more_name(
     with (tmp_path / "out.tar").open("rb") as file:
         piped = subprocess.run(line, stdin=file, capture_output=True, timeout=100, env=environment)
     assert {image["name"] for image in json.loads(piped.stdout)} == {FULL, "docker.io/library/mine:3"}
+
+
+def test_an_export_to_a_full_disk_and_to_a_fifo(imported: str, environment: dict[str, str], tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "corten.cli", "image", "export", "-q", imported]
+    full = ["/bin/sh", "-c", '"$@" > /dev/full', "sh", *line]
+    done = subprocess.run(full, capture_output=True, text=True, timeout=100, env=environment)
+    assert (done.returncode, done.stderr) == (1, "Error: the archive cannot be written: No space left on device\n")
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen([*line, "-o", str(tmp_path / "fifo")], env=environment) as writer:
+        with tarfile.open(tmp_path / "fifo", "r|") as archive:
+            assert "index.json" in archive.getnames()
+            while archive.fileobj and archive.fileobj.read(1 << 16):  # its padding
+                pass
+        assert writer.wait(60) == 0
+    assert (tmp_path / "fifo").is_fifo()
 
 
 def damaged(path: Path) -> Path:
