@@ -39,6 +39,7 @@ NAMES = ("stdin", "stdout", "stderr")
 _CHUNK = 64 << 10
 _PAUSE = 0.01  # seconds between attempts at a FIFO that nobody reads yet
 _PATIENCE = 10.0  # seconds for the shim to read it
+_LOOK = 0.1  # seconds between looks whether output is abandoned
 
 
 class HasDescriptor(Protocol):
@@ -52,7 +53,9 @@ Stream = int | str | HasDescriptor | None
 
 class Streams:
     """``stdio`` is for the daemon. ``begin`` when it has opened the FIFOs: those of init when the task has been made,
-    those of other processes when they have been started. ``drain`` when the process has ended."""
+    those of other processes when they have been started. ``drain`` when the process has ended.
+
+    ``broken`` is set when something was copied that nobody reads any more."""
 
     def __init__(self, stdio: Stdio, given: Mapping[str, Stream], folder: Path | None = None) -> None:
         """``given`` are the streams whose ends are here; the paths of ``stdio`` are FIFOs for those."""
@@ -60,8 +63,10 @@ class Streams:
         self.stdin: Input | None = None
         self.stdout: io.BufferedReader | None = None
         self.stderr: io.BufferedReader | None = None
+        self.broken = threading.Event()
         self._given = given
         self._folder = folder
+        self._abandoned = False
         self._pumps: list[threading.Thread] = []
         # Opened before the process is made, so that it finds a reader; without O_NONBLOCK this would wait for it.
         self._ends: dict[str, int] = {}
@@ -81,7 +86,7 @@ class Streams:
             if stream == PIPE:
                 setattr(self, name, os.fdopen(end, "rb"))
             else:
-                self._pumps.append(_thread(_show, end, _descriptor(stream)))
+                self._pumps.append(_thread(_show, end, _descriptor(stream), self.broken.set))
         if "stdin" in self._given:
             stream = self._given["stdin"]
             self.stdin = Input(self.stdio.stdin, close_stdin)
@@ -90,9 +95,14 @@ class Streams:
                 self.stdin = None
 
     def drain(self) -> None:
-        """Returns when all output that is copied is through."""
+        """Returns when all output that is copied is through, or when it is abandoned."""
         for pump in self._pumps:
-            pump.join()
+            while pump.is_alive() and not self._abandoned:
+                pump.join(_LOOK)
+
+    def abandon(self) -> None:
+        """``drain`` waits no more: others than the process may hold its output open."""
+        self._abandoned = True
 
     def close(self) -> None:
         """Lets go of all ends. What the process reads has no end by that."""
@@ -208,14 +218,18 @@ def _feed(source: int, target: Input) -> None:
         target.close()
 
 
-def _show(source: int, target: int) -> None:
+def _show(source: int, target: int, broken: Callable[[], None]) -> None:
     """To the end of ``source``; what nobody wants to read is dropped, so that the process is not stopped by it."""
     try:
-        with contextlib.suppress(OSError):
+        try:
             while data := os.read(source, _CHUNK):
                 rest = memoryview(data)
                 while rest:
                     rest = rest[_write(target, rest) :]
+        except BrokenPipeError:
+            broken()
+        except OSError:
+            pass
         with contextlib.suppress(OSError):
             while os.read(source, _CHUNK):
                 pass

@@ -45,6 +45,11 @@ def _attached(container: Container, stdio: Stdio, no_stdin: bool) -> Exit | None
     if not stdio.stdout:
         raise Failure(f'container "{container.id}" prints to nobody', "`corten exec` runs another command in it.")
     stdin = None if no_stdin or not stdio.stdin else PIPE
+    if stdio.stdout.startswith("file://") and stdin is None:
+        raise Failure(
+            f'container "{container.id}" prints into its log',
+            f"`corten logs -f {container.id}` shows what it prints.",
+        )
     if stdio.stdout.startswith("file://"):
         with logs.following(Path(stdio.stdout.removeprefix("file://"))):
             return _in_front(container, stdin, None, False)
@@ -56,6 +61,6 @@ def _in_front(container: Container, stdin: int | None, stdout: int | None, termi
     from corten.terminal import foreground
 
     task = container.task(stdin=stdin, stdout=stdout, stderr=None if terminal or stdout is None else 2)
-    with foreground.Foreground(task, terminal, stdin is not None) as front:
+    with foreground.Foreground(task, terminal, stdin is not None, owned=False) as front:
         front.started()
         return front.wait()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import fcntl
 import os
 import queue
@@ -11,11 +13,13 @@ import struct
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from corten.tasks import Process
+from corten.terminal.command import SIGNALED
 from plugin_sdk import errors, runtime
 
 DETACH = b"\x10\x11"
@@ -23,8 +27,12 @@ DETACH = b"\x10\x11"
 
 _CHUNK = 64 << 10
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_BROKEN = SIGNALED + signal.SIGPIPE
+_INSISTENT = 3  # signals SIGINT or SIGTERM: so many of one end us, too
+_LINGER = 1.0  # seconds for the rest of the output of a process that we have killed
+_PATIENCE = 30.0  # seconds for the daemon to end a process
 
-Outcome = runtime.Exit | errors.Error | None
+Outcome = runtime.Exit | errors.Error | int | None
 
 
 class Foreground(contextlib.AbstractContextManager["Foreground"]):
@@ -32,10 +40,17 @@ class Foreground(contextlib.AbstractContextManager["Foreground"]):
 
     With a terminal, its size is that of our own. ``interactive`` is whether it was made with ``stdin=PIPE``: what we
     read is its input then, and our own terminal is raw in between, also when something fails.
+
+    When nobody reads our output any more, or the third SIGINT or SIGTERM comes, a process that is ours (``owned``) is
+    killed, and its status is as if that had ended us; another's goes on, and ``wait`` raises SystemExit.
     """
 
-    def __init__(self, process: Process, terminal: bool, interactive: bool) -> None:
+    def __init__(self, process: Process, terminal: bool, interactive: bool, owned: bool = True) -> None:
         self._process = process
+        self._streams = process._streams
+        self._owned = owned
+        self._given_up = 0
+        self._reasons: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._terminal = terminal
         self._own = terminal and at_terminal()
         self._interactive = interactive
@@ -56,6 +71,8 @@ class Foreground(contextlib.AbstractContextManager["Foreground"]):
     def started(self) -> None:
         """The process runs, or did before we came."""
         _thread(self._pass_signals)
+        _thread(self._await_break)
+        _thread(self._give_up)
         if self._own:
             self._signals.put(signal.SIGWINCH)
         if self._interactive:
@@ -66,7 +83,28 @@ class Foreground(contextlib.AbstractContextManager["Foreground"]):
         outcome = self._outcome.get()
         if isinstance(outcome, errors.Error):
             raise outcome
-        return outcome
+        if isinstance(outcome, int):
+            sys.exit(outcome)
+        code = self._given_up or (_BROKEN if self._streams.broken.is_set() else 0)
+        return dataclasses.replace(outcome, status=code) if outcome and code else outcome
+
+    def _await_break(self) -> None:
+        self._streams.broken.wait()
+        self._reasons.put(_BROKEN)
+
+    def _give_up(self) -> None:
+        """For the first reason that comes: an exit code."""
+        self._given_up = code = self._reasons.get()
+        if self._owned:
+            _thread(self._kill)
+            time.sleep(_PATIENCE)
+        self._outcome.put(code)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(errors.Error, OSError):
+            self._process.kill(signal.SIGKILL)
+        time.sleep(_LINGER)
+        self._streams.abandon()
 
     def _await_end(self) -> None:
         try:
@@ -92,8 +130,14 @@ class Foreground(contextlib.AbstractContextManager["Foreground"]):
 
     @contextlib.contextmanager
     def _handled(self) -> Iterator[None]:
+        came: collections.Counter[int] = collections.Counter()
+
         def note(number: int, frame: FrameType | None) -> None:
-            self._signals.put(number)
+            came[number] += 1
+            if number in (signal.SIGINT, signal.SIGTERM) and came[number] >= _INSISTENT:
+                self._reasons.put(SIGNALED + number)
+            else:
+                self._signals.put(number)
 
         wanted = (*_FORWARDED, signal.SIGWINCH) if self._own else _FORWARDED
         before = {number: signal.signal(number, note) for number in wanted}

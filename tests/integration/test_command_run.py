@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click.testing
 import pytest
@@ -120,13 +122,99 @@ def test_a_signal_is_passed_on(imported: str, environment: dict[str, str]) -> No
         assert process.wait(60) == 3
 
 
-def test_a_reader_that_leaves_does_not_stop_the_task(imported: str, environment: dict[str, str]) -> None:
-    line = [sys.executable, "-m", "corten.cli", "run", "--rm", imported, "sh", "-c", "seq 100000; exit 3"]
-    with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as process:
+def code_without_reader(environment: dict[str, str], *arguments: str) -> int:
+    """The exit code of a line of which a pipe's other end reads only the first line."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "corten.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(60) == 3
+        return ended(process)
+
+
+def ended(process: subprocess.Popen[Any]) -> int:
+    try:
+        return process.wait(30)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("script", ["yes", "trap '' TERM; yes", "seq 100000; exit 3"])
+def test_a_run_ends_when_nobody_reads_it_any_more(
+    imported: str, environment: dict[str, str], client: corten.Client, script: str
+) -> None:
+    assert code_without_reader(environment, "run", "--rm", imported, "sh", "-c", script) == 128 + signal.SIGPIPE
+    assert not client.tasks.list()
+    assert not client.containers.list()
+
+
+def test_without_rm_the_container_of_a_run_that_nobody_reads_stays_but_does_not_run(
+    imported: str, environment: dict[str, str], client: corten.Client
+) -> None:
+    assert code_without_reader(environment, "run", "--name", "a", imported, "yes") == 128 + signal.SIGPIPE
+    assert not client.tasks.list()
+    assert [container.id for container in client.containers.list()] == ["a"]
+
+
+@pytest.mark.parametrize("script", ["exec yes", "yes & exec yes"])
+def test_an_exec_that_nobody_reads_any_more_is_killed(
+    invoke: Invoke, imported: str, environment: dict[str, str], client: corten.Client, script: str
+) -> None:
+    invoke("run", "-d", "--name", "a", imported, "sleep", "1000")
+    assert code_without_reader(environment, "exec", "a", "sh", "-c", script) == 128 + signal.SIGPIPE
+    assert client.tasks.get("a").status.name == "RUNNING"
+    assert [each.exec_id for each in client.containers.get("a").task().pids() if each.exec_id] == []
+
+
+def test_an_attach_that_nobody_reads_any_more_leaves_the_container_alone(
+    invoke: Invoke, imported: str, environment: dict[str, str], client: corten.Client
+) -> None:
+    invoke("run", "-dit", "--name", "a", imported, "yes")
+    assert code_without_reader(environment, "attach", "a") == 128 + signal.SIGPIPE
+    assert client.tasks.get("a").status.name == "RUNNING"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_third_signal_that_is_ignored_ends_the_run(
+    imported: str, environment: dict[str, str], client: corten.Client, number: signal.Signals
+) -> None:
+    script = "trap 'echo no' INT TERM; echo ready; while :; do sleep 0.05; done"
+    line = [sys.executable, "-m", "corten.cli", "run", "--rm", imported, "sh", "-c", script]
+    with subprocess.Popen(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for shown in ("ready\n", "no\n", "no\n"):
+            assert process.stdout.readline() == shown
+            process.send_signal(number)
+        assert ended(process) == 128 + number
+    assert not client.tasks.list()
+    assert not client.containers.list()
+
+
+def test_the_third_signal_that_is_ignored_ends_an_attach_and_not_the_container(
+    invoke: Invoke, imported: str, environment: dict[str, str], client: corten.Client
+) -> None:
+    script = "trap 'echo no' TERM; while :; do echo ready; sleep 0.05; done"
+    invoke("run", "-dit", "--name", "a", imported, "sh", "-c", script)
+    with subprocess.Popen(
+        [sys.executable, "-m", "corten.cli", "attach", "--no-stdin", "a"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        until(lambda: caught(process.pid) >> signal.SIGTERM - 1 & 1, "no handler")
+        for shown in ("ready\n", "no\n", "no\n"):
+            assert shown in iter(process.stdout.readline, "")
+            process.terminate()
+        assert ended(process) == 128 + signal.SIGTERM
+    assert client.tasks.get("a").status.name == "RUNNING"
 
 
 def test_a_run_leaves_nothing_behind(
@@ -236,8 +324,13 @@ def test_kill_sends_the_signal_that_is_named(invoke: Invoke, imported: str, clie
 
 def signals(pid: int) -> bool:
     """Whether the shell, which runc becomes, catches SIGUSR1; proc(5)."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return text.startswith("Name:\tsh\n") and bool(int(text.partition("SigCgt:\t")[2].split()[0], 16) & 1 << 9)
+    named = Path(f"/proc/{pid}/status").read_text().startswith("Name:\tsh\n")
+    return named and bool(caught(pid) & 1 << 9)
+
+
+def caught(pid: int) -> int:
+    """The signals that a process catches, as bits from SIGHUP on."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0], 16)
 
 
 def test_rm_spares_what_runs_unless_it_is_forced(invoke: Invoke, imported: str) -> None:
@@ -316,3 +409,13 @@ def test_a_name_that_is_taken_is_told_and_kept(invoke: Invoke, imported: str, cl
 def test_a_container_without_log_says_how_to_see_it(invoke: Invoke, imported: str) -> None:
     invoke("run", "-dit", "--name", "a", imported, "sh")
     assert "`corten attach a`" in invoke("logs", "a", code=1).stderr
+
+
+@pytest.mark.parametrize("options", [["-d"], ["-d", "-i"]])
+def test_an_attach_says_that_the_container_prints_into_its_log(
+    command: Run, invoke: Invoke, imported: str, options: list[str]
+) -> None:
+    invoke("run", *options, "--name", "a", imported, "sleep", "1000")
+    told = command("attach", *(["--no-stdin"] if "-i" in options else []), "a")
+    assert told.returncode == 1
+    assert 'Error: container "a" prints into its log\n`corten logs -f a`' in told.stderr
