@@ -209,7 +209,7 @@ def test_the_third_signal_that_is_ignored_ends_an_attach_and_not_the_container(
         env=environment,
     ) as process:
         assert process.stdout is not None
-        until(lambda: caught(process.pid) >> signal.SIGTERM - 1 & 1, "no handler")
+        until(lambda: mask(process.pid, "SigCgt") >> signal.SIGTERM - 1 & 1, "no handler")
         for shown in ("ready\n", "no\n", "no\n"):
             assert shown in iter(process.stdout.readline, "")
             process.terminate()
@@ -300,6 +300,7 @@ def test_logs_follow_until_the_end(imported: str, invoke: Invoke, environment: d
 
 def test_stop_makes_what_does_not_listen(invoke: Invoke, imported: str, client: corten.Client) -> None:
     invoke("run", "-d", "--name", "a", imported, "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    until(lambda: has_trap(client.tasks.get("a").pid, "SigIgn", signal.SIGTERM), "no trap")
     invoke("stop", "--time", "0.3", "a")
     assert client.tasks.get("a").exit_status == 128 + 9
     assert invoke("stop", "a").stdout == "a\n"  # it has ended
@@ -323,14 +324,18 @@ def test_kill_sends_the_signal_that_is_named(invoke: Invoke, imported: str, clie
 
 
 def signals(pid: int) -> bool:
-    """Whether the shell, which runc becomes, catches SIGUSR1; proc(5)."""
+    return has_trap(pid, "SigCgt", signal.SIGUSR1)
+
+
+def has_trap(pid: int, kind: str, number: int) -> bool:
+    """Whether the shell, which runc becomes, catches (SigCgt) or ignores (SigIgn) a signal; proc(5)."""
     named = Path(f"/proc/{pid}/status").read_text().startswith("Name:\tsh\n")
-    return named and bool(caught(pid) & 1 << 9)
+    return named and bool(mask(pid, kind) >> number - 1 & 1)
 
 
-def caught(pid: int) -> int:
-    """The signals that a process catches, as bits from SIGHUP on."""
-    return int(Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0], 16)
+def mask(pid: int, kind: str) -> int:
+    """The signals of that kind, as bits from SIGHUP on."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition(f"{kind}:\t")[2].split()[0], 16)
 
 
 def test_rm_spares_what_runs_unless_it_is_forced(invoke: Invoke, imported: str) -> None:

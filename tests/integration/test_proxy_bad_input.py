@@ -155,11 +155,13 @@ def test_a_name_that_is_there_twice_is_told_with_its_line(host: Host) -> None:
     ],
 )
 def test_a_program_that_ends_at_once_is_told_and_tried_again(host: Host, command: list[str], reason: str) -> None:
+    warned = len([line for line in host.said() if "proxy plugin 'ends': backoff" in line])
     host.declare("ends", command=command, grace="0.2s")
     told(host, "ends", "backoff", reason)
     with pytest.raises(errors.Unavailable, match=r'snapshotter "ends" is (backoff|starting)'):
         host.snapshotter("ends").prepare("key")
-    until(lambda: re.search("attempt [2-9]", host.info("ends").error))  # type: ignore[union-attr]
+    until(lambda: re.search("attempt [3-9]", host.info("ends").error))  # type: ignore[union-attr]
+    assert len([line for line in host.said() if "proxy plugin 'ends': backoff" in line]) == warned + 1
     host.withdraw("ends")
     host.wait_for("ends", "")
 
