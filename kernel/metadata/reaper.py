@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from plugin_sdk import errors
@@ -15,11 +14,8 @@ from plugin_sdk import errors
 log = logging.getLogger(__name__)
 
 GATHERING = 0.1
-"""Seconds without anything new to do, before the attempt: removing gets out of the way of those who wait for something
-else, and is done for several at once."""
-
-LONGEST_GATHERING = 1.0
-"""Seconds after which the attempt is made nevertheless."""
+"""Seconds from the first thing that there is to do to the attempt: removing gets out of the way of those who wait for
+something else, and is done for several at once."""
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -79,17 +75,11 @@ class _Thread(threading.Thread):
         while True:
             woken = self._woken.wait(delay)
             if woken:
-                self._gather()
+                self._ending.wait(GATHERING)
+            self._woken.clear()
             if self._ending.is_set():
                 return
             delay = self._next_delay(self._attempt(), None if woken else delay)
-
-    def _gather(self) -> None:
-        latest = time.monotonic() + LONGEST_GATHERING
-        while self._woken.is_set() and not self._ending.is_set() and time.monotonic() < latest:
-            self._woken.clear()
-            self._ending.wait(GATHERING)
-        self._woken.clear()
 
     def _attempt(self) -> int:
         try:
