@@ -26,6 +26,25 @@ def test_a_kick_leads_to_an_attempt_for_that_plugin() -> None:
     assert seen == [("kind", "id")]
 
 
+def test_a_defect_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    failed, done = threading.Event(), threading.Event()
+
+    def work(kind: str, id: str) -> int:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("a defect")
+        done.set()
+        return 0
+
+    made = Reaper(work)
+    made.kick("kind", "id")
+    assert failed.wait(60)
+    made.kick("kind", "id")
+    assert done.wait(60)
+    made.close()
+    assert "ValueError: a defect" in caplog.text
+
+
 def test_what_is_left_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaper, "FIRST_DELAY", 0.005)
     done = threading.Event()
